@@ -1,0 +1,18 @@
+"""Artifact of *Continuous-Time Analysis of Adaptive Optimization and Normalization* (arXiv 2411.05746)."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ctadam.optim import KAdam, stage_betas
+
+__version__ = "0.1.0"
+__all__ = ["KAdam", "__version__", "stage_betas"]
+
+
+def __getattr__(name):
+    # Loaded on demand: whoever only asks whether their betas are stable should not wait for torch.
+    if name in ("KAdam", "stage_betas"):
+        from ctadam import optim
+
+        return getattr(optim, name)
+    raise AttributeError(f"module 'ctadam' has no attribute {name!r}")
