@@ -1,0 +1,100 @@
+"""The arithmetic of k-Adam, free of optimizer objects: one stage, and k of them in a row (arXiv 2411.05746, k-Adam).
+
+With u⁽⁰⁾ = g, stage i keeps two averages of what the stage before gives it and divides one by the root of the other:
+
+    m ← γ m + (1−γ) u⁽ⁱ⁻¹⁾,    v ← β v + (1−β) (u⁽ⁱ⁻¹⁾)²,    u⁽ⁱ⁾ = √(1−β^{n+1}) / (1−γ^{n+1}) · m / (√v + ε)
+
+where ε stands in torch's place, added after √v has been corrected. The paper's γ is ``beta1`` and its β is ``beta2``.
+
+The order of the operations is that of ``torch.optim.Adam(foreach=False)``: with one stage the results are the same bit
+for bit. Everything broadcasts, so that parameters of many runs can be stacked and each run given its own decays.
+"""
+
+import torch
+from torch import Tensor
+
+
+def bias_corrections(step, *, beta1, beta2):
+    """1 − beta1^step and √(1 − beta2^step), step counted from 1; floats for floats, else float64 tensors.
+
+    float64 because 1 − beta2^step of the first steps would lose three digits to cancellation.
+    """
+    if isinstance(step, Tensor):
+        step = step.double()
+    beta1, beta2 = (beta.double() if isinstance(beta, Tensor) else beta for beta in (beta1, beta2))
+    return 1 - beta1**step, (1 - beta2**step) ** 0.5
+
+
+def average_(grad, exp_avg, exp_avg_sq, *, beta1, beta2):
+    """Takes `grad` into both averages, in place. Decays that are tensors are cast to the averages' dtype and device."""
+    if isinstance(beta1, Tensor):
+        # 1 − beta in beta's own precision, which may be higher than the state's.
+        exp_avg.lerp_(grad, (1 - beta1).to(exp_avg))
+    else:
+        exp_avg.lerp_(grad, 1 - beta1)
+    if isinstance(beta2, Tensor):
+        exp_avg_sq.mul_(beta2.to(exp_avg_sq)).addcmul_(grad * (1 - beta2).to(grad), grad)
+    else:
+        exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+
+
+def denominator(exp_avg_sq, bias_correction2_sqrt, *, eps):
+    """√v̂ + ε, a new tensor; infinite where that is zero, so that the update there is 0 (ε = 0 is allowed)."""
+    if isinstance(bias_correction2_sqrt, Tensor):
+        bias_correction2_sqrt = bias_correction2_sqrt.to(exp_avg_sq)
+    denom = (exp_avg_sq.sqrt() / bias_correction2_sqrt).add_(eps)
+    if eps < torch.finfo(denom.dtype).tiny:  # ε would be lost in a zero: true of 1e-8 in float16
+        denom.masked_fill_(denom == 0, torch.inf)
+    return denom
+
+
+def stage_(grad, exp_avg, exp_avg_sq, step, *, beta1, beta2, eps):
+    """Advances one stage by one step: updates its averages in place and gives what its update is made of.
+
+    The update itself, u = exp_avg / denominator / bias_correction1, is left to the caller: a stage that applies it
+    to a parameter folds the last division into the learning rate, as torch does.
+
+    Args:
+        grad: what the stage averages, any shape; real.
+        exp_avg, exp_avg_sq: the averages of `grad` and of its square before this step; shape and dtype of `grad`.
+        step: number of averages made *after* this step, 1 at the first: float, or tensor that broadcasts.
+        beta1, beta2: decays (paper's γ and β) in [0, 1): floats, or tensors that broadcast against `grad`. Give
+            tensors as float64 where γ and β near 1 matter.
+        eps: added to the root; float. 0 is allowed: where √v + eps is 0 the update is 0, even if m is not.
+
+    Returns:
+        (denominator, bias_correction1): a new tensor of `grad`'s shape, and a float (a float64 tensor if `beta1` or
+        `step` is one).
+    """
+    average_(grad, exp_avg, exp_avg_sq, beta1=beta1, beta2=beta2)
+    bias_correction1, bias_correction2_sqrt = bias_corrections(step, beta1=beta1, beta2=beta2)
+    return denominator(exp_avg_sq, bias_correction2_sqrt, eps=eps), bias_correction1
+
+
+def stage_update(exp_avg, denom, bias_correction1):
+    """u = m̂ / denominator, a new tensor. Divided in this order it cannot overflow before it must."""
+    if isinstance(bias_correction1, Tensor):
+        bias_correction1 = bias_correction1.to(exp_avg)
+    return (exp_avg / denom).div_(bias_correction1)
+
+
+def kadam_update_(grad, exp_avgs, exp_avg_sqs, step, *, stages, eps):
+    """The update u⁽ᵏ⁾ of k-Adam, a new tensor shaped like `grad`; the averages of all stages are advanced in place.
+
+    ``theta -= lr * (weight_decay * theta + u)`` is then the whole step.
+
+    Args:
+        grad: any shape; real.
+        exp_avgs, exp_avg_sqs: k tensors each, shape and dtype of `grad`, zero before the first step.
+        step: as in `stage_`.
+        stages: k pairs (beta1, beta2), each as in `stage_`; `ctadam.optim.stage_betas` makes them.
+        eps: as in `stage_`.
+
+    Raises:
+        ValueError: the number of pairs is not the number of averages.
+    """
+    update = grad
+    for exp_avg, exp_avg_sq, (beta1, beta2) in zip(exp_avgs, exp_avg_sqs, stages, strict=True):
+        denom, bias_correction1 = stage_(update, exp_avg, exp_avg_sq, step, beta1=beta1, beta2=beta2, eps=eps)
+        update = stage_update(exp_avg, denom, bias_correction1)
+    return update

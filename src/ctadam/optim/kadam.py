@@ -1,0 +1,331 @@
+"""KAdam: k-Adam with torch's optimizer interface.
+
+What a step computes is in `ctadam.optim.arithmetic`; here are validation, state, and the ways to run it.
+"""
+
+import math
+import warnings
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import (
+    Optimizer,
+    _get_scalar_dtype,
+    _get_value,
+    _to_scalar,
+    _use_grad_for_differentiable,
+)
+from torch.utils.hooks import RemovableHandle
+
+from ctadam.optim.arithmetic import stage_, stage_update
+from ctadam.optim.stages import check_betas, check_stages, resolve
+from ctadam.theory.stability import growth_rate, nearest_stable_beta2, stability_coefficient
+
+
+class StabilityWarning(UserWarning):
+    """The last stage's betas lie outside the stable region (arXiv 2411.05746, section 3)."""
+
+
+class KAdam(Optimizer):
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        *,
+        k=2,
+        stages="inverse-exp",
+        maximize=False,
+        foreach=None,
+        capturable=False,
+        differentiable=False,
+        fused=None,
+        state_dtype=None,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "k": k,
+            "stages": stages,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "state_dtype": state_dtype,
+        }
+        self._update_hooks = OrderedDict()
+        self._warned_unstable = True  # not yet: below, where the caller's line is at a known depth
+        super().__init__(params, self._checked(defaults))
+        self._warned_unstable = False
+        for group in self.param_groups:
+            self._warn_if_unstable(group)
+
+    @staticmethod
+    def _checked(options):
+        """`options` in normal form, or torch's error for the first one that is not valid."""
+        lr, betas = options["lr"], options["betas"]
+        if isinstance(lr, Tensor):
+            if options["foreach"] and not options["capturable"]:
+                raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
+            if lr.numel() != 1:
+                raise ValueError("Tensor lr must be 1-element")
+        if not (lr >= 0.0 and math.isfinite(lr)):  # NaN fails both
+            raise ValueError(f"Invalid learning rate: {lr}")
+        for name, value in (("epsilon", options["eps"]), ("weight_decay", options["weight_decay"])):
+            if not (value >= 0.0 and math.isfinite(value)):
+                raise ValueError(f"Invalid {name} value: {value}")
+        check_betas(betas)
+        for index, beta in enumerate(betas):
+            if isinstance(beta, Tensor) and options["foreach"] and not options["capturable"]:
+                raise ValueError(f"betas[{index}] as a Tensor is not supported for capturable=False and foreach=True")
+        if options["fused"]:
+            if options["differentiable"]:
+                raise RuntimeError("`fused` does not support `differentiable`")
+            if options["foreach"]:
+                raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        state_dtype = options["state_dtype"]
+        if state_dtype is not None and not (isinstance(state_dtype, torch.dtype) and state_dtype.is_floating_point):
+            raise ValueError(f"Invalid state_dtype: {state_dtype!r} is not a floating point torch.dtype")
+        return {
+            **options,
+            "betas": tuple(_to_scalar(beta) for beta in betas),
+            "stages": check_stages(options["stages"], options["k"]),
+        }
+
+    def add_param_group(self, param_group):
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        checked = self._checked({**self.defaults, **param_group})
+        # Only what the group says itself in normal form; torch fills in the defaults.
+        super().add_param_group({name: checked[name] for name in param_group})
+        group = self.param_groups[-1]
+        try:
+            for param in group["params"]:
+                _state_dtype(param, group["state_dtype"])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        self._warn_if_unstable(group)
+
+    def _warn_if_unstable(self, group):
+        if self._warned_unstable:
+            return
+        beta1, beta2 = (float(beta) for beta in resolve(group["stages"], group["k"], group["betas"])[-1])
+        coefficient = stability_coefficient(beta1=beta1, beta2=beta2)
+        if coefficient > 0:
+            return
+        self._warned_unstable = True
+        rate = growth_rate(beta1=beta1, beta2=beta2)
+        nearest = nearest_stable_beta2(beta1=beta1, beta2=beta2)
+        warnings.warn(
+            f"The last stage's betas ({beta1:.6g}, {beta2:.6g}) are outside the stable region: C = {coefficient:.4g} is "
+            f"not positive, so updates have no bound and can grow by a factor exp({rate:.4g}) per step (growth rate "
+            f"{rate:.4g}). The nearest stable beta2 for this beta1 is {nearest}.",
+            StabilityWarning,
+            stacklevel=3,
+        )
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.__dict__.setdefault("_update_hooks", OrderedDict())
+        self.__dict__.setdefault("_warned_unstable", True)  # whoever made the original has been told
+        for group in self.param_groups:
+            # Options that did not exist when an older state dict was written.
+            for name in ("k", "stages", "maximize", "foreach", "capturable", "differentiable", "fused", "state_dtype"):
+                group.setdefault(name, self.defaults[name])
+            on_device = group["capturable"] or group["fused"]
+            for param in group["params"]:
+                step = self.state[param].get("step") if param in self.state else None
+                if step is not None and not isinstance(step, Tensor):
+                    self.state[param]["step"] = _new_step(param, on_device=on_device, value=float(step))
+
+    def load_state_dict(self, state_dict):
+        loaded = {}
+
+        def remember(optimizer, state_dict):
+            loaded.update(state_dict)
+
+        def restore_precision(optimizer):
+            # torch has cast the averages to the parameter's dtype; take them from the source again where that lost
+            # digits.
+            saved = [index for group in loaded["param_groups"] for index in group["params"]]
+            params = [(param, group) for group in optimizer.param_groups for param in group["params"]]
+            for index, (param, group) in zip(saved, params, strict=True):
+                dtype = _state_dtype(param, group["state_dtype"])
+                if dtype != param.dtype:
+                    state = optimizer.state[param]
+                    for key, value in loaded["state"].get(index, {}).items():
+                        if key != "step" and isinstance(value, Tensor):
+                            state[key] = value.to(dtype=dtype, device=param.device)
+
+        # As hooks, so that they see what the user's own hooks leave behind (last), and these see the result (first).
+        last = self.register_load_state_dict_pre_hook(remember)
+        first = self.register_load_state_dict_post_hook(restore_precision, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+            first.remove()
+
+    def register_update_hook(self, hook):
+        """Registers ``hook(param, update)``, called for each parameter in each step, just before its update is applied.
+
+        ``update`` is the last stage's u⁽ᵏ⁾ (arXiv 2411.05746: what multiplies −lr), bias-corrected, before the learning
+        rate and without the weight decay, shaped like the parameter, in the state's dtype. It is valid during the call
+        only, and writing to it changes nothing. Without a hook it is not computed.
+
+        Returns:
+            torch.utils.hooks.RemovableHandle: ``handle.remove()`` takes the hook out again.
+
+        Raises:
+            RuntimeError: a parameter group has ``fused=True``, which never forms the update in memory.
+        """
+        if any(group["fused"] for group in self.param_groups):
+            raise RuntimeError("`fused` does not support update hooks: the update is never in memory")
+        handle = RemovableHandle(self._update_hooks)
+        self._update_hooks[handle.id] = hook
+        return handle
+
+    def _gather(self, group):
+        """The group's parameters that have a gradient, with their state, which is created for those without."""
+        params, grads, steps = [], [], []
+        exp_avgs = [[] for _ in range(group["k"])]
+        exp_avg_sqs = [[] for _ in range(group["k"])]
+        for param in group["params"]:
+            if param.grad is None:
+                continue
+            if param.grad.is_sparse:
+                raise RuntimeError("KAdam does not support sparse gradients, please consider SparseAdam instead")
+            state = self.state[param]
+            if len(state) == 0:
+                state["step"] = _new_step(param, on_device=group["capturable"] or group["fused"])
+                dtype = _state_dtype(param, group["state_dtype"])
+                for i in range(1, group["k"] + 1):
+                    for key in (f"exp_avg_{i}", f"exp_avg_sq_{i}"):
+                        state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+            elif f"exp_avg_{group['k']}" not in state or f"exp_avg_{group['k'] + 1}" in state:
+                raise RuntimeError(f"the optimizer's state was not made with k={group['k']}: it has {sorted(state)}")
+            if group["differentiable"]:
+                if state["step"].requires_grad:
+                    raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
+                # Autograd keeps what a step computes with, so each step works on averages of its own.
+                for key in state:
+                    if key != "step":
+                        state[key] = state[key].clone()
+            params.append(param)
+            grads.append(param.grad)
+            steps.append(state["step"])
+            for i in range(group["k"]):
+                exp_avgs[i].append(state[f"exp_avg_{i + 1}"])
+                exp_avg_sqs[i].append(state[f"exp_avg_sq_{i + 1}"])
+        return params, grads, exp_avgs, exp_avg_sqs, steps
+
+    def _call_update_hooks(self, param, update):
+        for hook in list(self._update_hooks.values()):
+            hook(param, update)
+
+    @_use_grad_for_differentiable
+    def step(self, closure=None):
+        """Performs a single optimization step.
+
+        Args:
+            closure (Callable, optional): reevaluates the model and returns the loss.
+
+        Returns:
+            what `closure` returns, or None.
+
+        Raises:
+            RuntimeError: a sparse gradient, or state that was made with another k.
+        """
+        self._check_graph_capture()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params, grads, exp_avgs, exp_avg_sqs, steps = self._gather(group)
+            if not params:
+                continue
+            _plain(
+                params,
+                grads,
+                exp_avgs,
+                exp_avg_sqs,
+                steps,
+                stages=resolve(group["stages"], group["k"], group["betas"]),
+                lr=_to_scalar(group["lr"]),
+                eps=group["eps"],
+                weight_decay=group["weight_decay"],
+                maximize=group["maximize"],
+                tensor_steps=group["capturable"] or group["differentiable"],
+                on_update=self._call_update_hooks if self._update_hooks else None,
+            )
+        return loss
+
+    def _check_graph_capture(self):
+        # torch renamed it between the versions that are supported; the old name warns where the new one exists.
+        check = getattr(self, "_accelerator_graph_capture_health_check", None)
+        (check or self._cuda_graph_capture_health_check)()
+
+
+def _new_step(param, *, on_device, value=0.0):
+    # On the CPU unless asked otherwise: reading it there costs no synchronisation.
+    return torch.tensor(
+        value,
+        dtype=torch.float32 if on_device else _get_scalar_dtype(),
+        device=param.device if on_device else "cpu",
+    )
+
+
+def _state_dtype(param, state_dtype):
+    """The dtype of the averages of `param`: complex like it, at least as precise as it."""
+    if state_dtype is None:
+        return param.dtype
+    dtype = state_dtype.to_complex() if param.is_complex() else state_dtype
+    if torch.promote_types(param.dtype, dtype) != dtype:
+        raise ValueError(f"Invalid state_dtype: {state_dtype} is less precise than a parameter of {param.dtype}")
+    return dtype
+
+
+def _as_real(tensor):
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _plain(
+    params, grads, exp_avgs, exp_avg_sqs, steps, *, stages, lr, eps, weight_decay, maximize, tensor_steps, on_update
+):
+    """One parameter after the other: the path that the others are held against.
+
+    exp_avgs and exp_avg_sqs hold one list of averages for each stage. `tensor_steps` keeps the step count a tensor, for
+    graph capture and autograd; `on_update` is called with each parameter and its update.
+    """
+    for index, param in enumerate(params):
+        steps[index] += 1
+        step = steps[index] if tensor_steps else _get_value(steps[index])
+        averages = [(_as_real(m[index]), _as_real(v[index])) for m, v in zip(exp_avgs, exp_avg_sqs, strict=True)]
+        dtype = averages[0][0].dtype
+        grad = _as_real(-grads[index] if maximize else grads[index]).to(dtype)
+        # Applied in the state's dtype, then rounded once to the parameter's.
+        target = _as_real(param).to(dtype)
+        if weight_decay != 0:
+            target.mul_(1 - lr * weight_decay)
+        for i, ((exp_avg, exp_avg_sq), (beta1, beta2)) in enumerate(zip(averages, stages, strict=True)):
+            denom, bias_correction1 = stage_(grad, exp_avg, exp_avg_sq, step, beta1=beta1, beta2=beta2, eps=eps)
+            if i + 1 < len(stages):
+                grad = stage_update(exp_avg, denom, bias_correction1)
+        if on_update is not None:
+            update = stage_update(exp_avg, denom, bias_correction1)
+            on_update(param, torch.view_as_complex(update) if param.is_complex() else update)
+        step_size = lr / bias_correction1
+        if tensor_steps:
+            target.sub_(exp_avg / denom * step_size)  # addcdiv_ takes a number only
+        else:
+            target.addcdiv_(exp_avg, denom, value=-step_size)
+        if dtype != _as_real(param).dtype:
+            _as_real(param).copy_(target)
