@@ -251,3 +251,34 @@ def normal_curve_points(*, count, through=USUAL_PAIR):
     for _ in range(20):  # Newton on a smooth increasing function: quadratic, settles to rounding in a few steps
         phi = phi - (arc(phi) - target) / speed(phi)
     return radius(phi) * np.sin(phi), radius(phi) * np.cos(phi)
+
+
+def epsilon_cap(*, beta1, beta2, eps, root=1.0):
+    """Where ε ends the growth of a coordinate whose gradients have stopped (derived for this artifact).
+
+    With no gradients m decays as γ^j and √v as β^{j/2}, so the update is γ^j·m₀ / (√v₀·β^{j/2} + ε), without bias
+    correction: it grows at the exact rate until √v has come down to ε, then falls. Its maximum over j ≥ 0 has a closed
+    form: with a = −ln γ and b = −½ ln β it lies where √v = ε·a/(b−a).
+
+    Args:
+        beta1, beta2: scalars or arrays in (0, 1), outside the exact stable region (γ² > β).
+        eps: ε > 0.
+        root: √v₀, in the gradients' unit.
+
+    Returns:
+        ``(unseen, cap)``: j of the maximum (0 if ε is so large that it only falls), and the update there in units of
+        m₀/√v₀.
+
+    Raises:
+        ValueError: a pair that is stable by the exact law, ε ≤ 0, or a beta outside [0, 1).
+    """
+    gamma, beta = _betas(beta1, beta2)
+    eps, root = np.asarray(eps, dtype=np.float64), np.asarray(root, dtype=np.float64)
+    if not (stability_coefficient(beta1=gamma, beta2=beta, law="exact") < 0).all() or (beta == 0).any():
+        raise ValueError(f"beta1={gamma}, beta2={beta}: without growth there is nothing to cap")
+    if not (eps > 0).all():
+        raise ValueError(f"Invalid epsilon: {eps} is not above 0")
+    a, b = -np.log(gamma), -0.5 * np.log(beta)
+    unseen = np.maximum(0.0, np.log((b - a) * root / (a * eps)) / b)
+    cap = np.exp((b - a) * unseen) / (1 + eps / root * np.exp(b * unseen))
+    return unseen[()], cap[()]

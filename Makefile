@@ -1,0 +1,53 @@
+# Each target works alone in a fresh clone: it first makes .venv from the locked, hashed requirements.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+# Jobs, tests and tools are those of .venv, whatever else is installed.
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help reproduce cached test check lock environment clean
+
+help:
+	@echo "make reproduce   retrain everything at laptop scale, redraw every figure, judge every claim"
+	@echo "make cached      redraw and judge from the shipped runs; nothing is trained"
+	@echo "make test        run the tests"
+	@echo "make check       formatting and static checks (ruff, snakefmt, snakemake --lint)"
+	@echo "make lock        resolve requirements.txt anew from pyproject.toml"
+
+environment: $(VENV)/.installed
+
+# pip compiles what it installs; without that every process would spend seconds compiling torch and seaborn again.
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "This needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Making $(VENV) (about 6 GB, some minutes the first time) ..."
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "Python's venv module is missing (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+reproduce: environment
+	snakemake --cores all
+	@echo "Done. Figures: paper_figures/fresh/laptop/   Ledger of claims: results/fresh/laptop/claims.csv"
+
+cached: environment
+	snakemake --cores 1 -F cached
+	@echo "Done. Figures: paper_figures/cached/laptop/   Ledger of claims: results/cached/laptop/claims.csv"
+
+test: environment
+	python -m pytest
+	@echo "Tests passed. Next: make reproduce, or one figure: .venv/bin/snakemake --cores all fig2"
+
+check: environment
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+lock: environment
+	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --all-extras \
+		pyproject.toml -o requirements.txt
+
+clean:
+	rm -rf results/fresh results/logs paper_figures/fresh .snakemake

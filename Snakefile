@@ -1,0 +1,46 @@
+# Rebuilds the paper from raw runs, in five stages: train -> predict -> measure -> draw -> judge.
+#
+#   snakemake --cores                  everything, retrained (scale laptop; --config scale=smoke or scale=paper)
+#   snakemake --cores fig2             what figure 2 needs, retrained
+#   snakemake --cores 1 cached         every figure and claim from the shipped runs; nothing is trained
+#   snakemake --cores 1 cached_fig2    figure 2 from the shipped runs
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/predict.smk"
+include: "workflow/rules/measure.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/claims.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.figures.input,
+        rules.claims.input,
+
+
+rule cached:
+    input:
+        # Named here, so that a missing run is an error and not hidden by tables made from it earlier.
+        lambda wildcards: [
+            path for experiment in EXPERIMENTS for path in raw("cached", experiment)
+        ],
+        [path for figure in FIGURES for path in figure_paths("cached", figure)],
+        f"results/cached/{SCALE}/claims.csv",
+
+
+rule promote:
+    input:
+        [path for experiment in EXPERIMENTS for path in raw("fresh", experiment)],
+    log:
+        f"results/logs/fresh/{SCALE}/promote.log",
+    localrule: True
+    conda:
+        "environment.yml"
+    shell:
+        "python -m ctadam --log {log} promote {SCALE}"

@@ -1,0 +1,394 @@
+"""The ledger: every claim, what was predicted, what was measured, and the verdict by a rule fixed before the run.
+
+A claim is one function below. It sees the raw runs, predictions and measurements of one scale and returns its outcome; the
+decorator carries what the ledger says about it. Verdicts: ``reproduced``, ``contradicted``, and ``inconclusive``
+where the interval covers both or the scale cannot decide. A contradicted claim is a result, not an error.
+
+Sources: P the paper (arXiv 2411.05746), D derived here, R asked by a reviewer of the paper.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, stats
+
+from ctadam.errors import ArtifactError
+from ctadam.store import read_csv, read_runs
+from ctadam.theory import stability
+
+REPRODUCED, CONTRADICTED, INCONCLUSIVE = "reproduced", "contradicted", "inconclusive"
+COLUMNS = [
+    "id", "source", "claim", "statistic", "prediction", "value", "rule", "verdict", "note", "figure", "command",
+]  # fmt: skip
+
+#: The paper's region is left behind where C is below this: closer to the boundary, 500 steps show little growth.
+WELL_OUTSIDE = -0.01
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one claim came to: numbers as text, with the digits that mean something, and a verdict."""
+
+    prediction: str
+    value: str
+    verdict: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    id: str
+    source: str
+    text: str
+    statistic: str
+    rule: str
+    experiment: str
+    figure: str
+    judge: object
+
+
+CLAIMS = []
+
+
+def _claim(id, source, text, *, statistic, rule, experiment, figure=""):
+    def register(function):
+        CLAIMS.append(Claim(id, source, text, statistic, rule, experiment, figure, function))
+        return function
+
+    return register
+
+
+def _verdict(low, high, good):
+    """Verdict for a statistic with an interval: ``good`` says whether a value satisfies the rule."""
+    ends = {bool(good(low)), bool(good(high))}
+    return INCONCLUSIVE if len(ends) == 2 else REPRODUCED if ends.pop() else CONTRADICTED
+
+
+class Evidence:
+    """The tables of one experiment in one results directory, read when first asked for."""
+
+    def __init__(self, results, experiment):
+        self.results, self.experiment = results, experiment
+
+    @cached_property
+    def runs(self):
+        return read_runs(self.results, self.experiment)
+
+    @cached_property
+    def table(self):
+        """Measurements with the predictions for the same runs beside them."""
+        predictions = read_csv(self.results, self.experiment, "predictions")
+        measurements = read_csv(self.results, self.experiment, "measurements")
+        only = [c for c in predictions if c == "run" or c not in measurements]
+        return measurements.merge(predictions[only], on="run", validate="one_to_one")
+
+    # The selections that claims about the growth experiment share.
+
+    @cached_property
+    def curve(self):
+        """The runs along the normal curve (ε = 0, float64 state), by falling C."""
+        return self.table.query("variant == 'curve'").sort_values("C", ascending=False)
+
+    @cached_property
+    def outside(self):
+        """Those of them well outside the stable region."""
+        return self.curve.query("C < @WELL_OUTSIDE")
+
+    @cached_property
+    def too_short(self):
+        """Why these runs cannot show growth, or an empty string: they must be predicted to grow e-fold in the window."""
+        if self.outside.empty:
+            return f"no run with C < {WELL_OUTSIDE}"
+        window = self.outside["steps"] - self.outside["window_start"]
+        growth = float((self.outside["rate_exact"] * window).median())
+        return "" if growth >= 1 else f"runs too short: predicted growth in the window is e^{growth:.2g}, not e^1"
+
+
+def _bootstrap(function, *columns):
+    """95 % BCa interval of a statistic over runs, from 9,999 resamples with a fixed seed."""
+    columns = tuple(np.asarray(c, dtype=np.float64) for c in columns)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        interval = stats.bootstrap(
+            columns, function, paired=True, vectorized=False, n_resamples=9999, rng=np.random.default_rng(0)
+        ).confidence_interval
+    estimate = function(*columns)
+    # BCa is undefined where all resamples agree; the statistic then has no spread to speak of.
+    return tuple(float(x) if np.isfinite(x) else float(estimate) for x in (estimate, interval.low, interval.high))
+
+
+def _interval(value, low, high, form=".3g"):
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+@_claim(
+    "S1", "P", "updates are bounded inside the stable region",
+    statistic="max over runs with C > 0 (float64 state) and all n of the update over its bound",
+    rule="at most 1 + 1e-9 for the paper's bound and for the exact one", experiment="growth", figure="fig2",
+)  # fmt: skip
+def _s1(e):
+    stable = e.table.query("C > 0 and state_dtype == 'float64'")["run"]
+    runs = e.runs[e.runs["run"].isin(stable)]
+    if runs.empty:
+        return Outcome("≤ 1", "", INCONCLUSIVE, "no run with C > 0")
+    where = {"beta1": runs["beta1"], "beta2": runs["beta2"], "step": runs["step"]}
+    ratio = {
+        law: float((runs["update_max"] / stability.update_bound(**where, law=law)).max()) for law in ("paper", "exact")
+    }
+    # Adam's first update is ±1 and so is its bound: how near later ones come says more.
+    later = runs[runs["step"] > 0]
+    near = (later["update_max"] / stability.update_bound(**later[["beta1", "beta2", "step"]], law="exact")).max()
+    return Outcome(
+        "≤ 1",
+        f"{ratio['paper']:.10f} (paper), {ratio['exact']:.10f} (exact)",
+        REPRODUCED if max(ratio.values()) <= 1 + 1e-9 else CONTRADICTED,
+        f"{stable.nunique()} runs; after the first step, where both are 1, at most {near:.4f} of the exact bound",
+    )
+
+
+@_claim(
+    "S2", "P", "outside the stable region updates grow exponentially",
+    statistic="median R² of ln(update/prefactor) on n, runs with C < −0.01, last 40 % of steps",
+    rule="95 % interval over runs at least 0.98", experiment="growth", figure="fig2",
+)  # fmt: skip
+def _s2(e):
+    if e.too_short:
+        return Outcome("1", "", INCONCLUSIVE, e.too_short)
+    value, low, high = _bootstrap(np.median, e.outside["r_squared"])
+    return Outcome("1", _interval(value, low, high, ".4f"), _verdict(low, high, lambda x: x >= 0.98))
+
+
+def _correlation(a, b):
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _mean_error(a, b):
+    return float(np.abs(np.asarray(a) - np.asarray(b)).mean())
+
+
+def _unstable(e):
+    """Runs along the curve that the exact law calls unstable."""
+    return e.curve.query("C_exact < 0")
+
+
+@_claim(
+    "S3", "P", "the growth rate is |C|/2",
+    statistic="correlation over the curve's points of measured rate with |C|/2 (0 inside); mean error outside",
+    rule="95 % interval over points of the correlation at least 0.99", experiment="growth", figure="fig2",
+)  # fmt: skip
+def _s3(e):
+    if e.too_short:
+        return Outcome("r = 1", "", INCONCLUSIVE, e.too_short)
+    value, low, high = _bootstrap(_correlation, e.curve["rate"], e.curve["rate_paper"])
+    outside = _unstable(e)
+    error = _mean_error(outside["rate"], outside["rate_paper"])
+    relative = float((np.abs(e.outside["rate"] / e.outside["rate_paper"] - 1)).mean())
+    return Outcome(
+        "r = 1", f"r = {_interval(value, low, high, '.4f')}", _verdict(low, high, lambda x: x >= 0.99),
+        f"mean error {error:.2g} per step where C < 0; {relative:.1%} of the rate where C < {WELL_OUTSIDE}",
+    )  # fmt: skip
+
+
+@_claim(
+    "S4", "D", "the growth rate is exactly ln(γ/√β)",
+    statistic="mean absolute error of the rate per step, points with γ² > β",
+    rule="95 % interval over points at most 2e-4, and the error below S3's", experiment="growth", figure="fig2",
+)  # fmt: skip
+def _s4(e):
+    if e.too_short:
+        return Outcome("0", "", INCONCLUSIVE, e.too_short)
+    outside = _unstable(e)
+    value, low, high = _bootstrap(_mean_error, outside["rate"], outside["rate_exact"])
+    papers = _mean_error(outside["rate"], outside["rate_paper"])
+    verdict = _verdict(low, high, lambda x: x <= 2e-4)
+    if verdict == REPRODUCED and not value < papers:
+        verdict = CONTRADICTED
+    held = _mean_error(outside["held_rate"], outside["rate_exact"])
+    return Outcome(
+        "0", _interval(value, low, high, ".2e"), verdict,
+        f"with |C|/2 in its place {papers:.2e}; counting only steps at which the same row holds the maximum: {held:.2e}",
+    )  # fmt: skip
+
+
+@_claim(
+    "S5", "P", "the change happens at the boundary C = 0",
+    statistic="first point along the curve whose rate is above 0 (95 % intervals, simultaneous over the points)",
+    rule="within two points of the first with C < 0", experiment="growth", figure="fig2",
+)  # fmt: skip
+def _s5(e):
+    if e.too_short:
+        return Outcome("", "", INCONCLUSIVE, e.too_short)
+    # Several seeds at a point: the mean rate, with the larger of the two ways to see its spread.
+    points = e.curve.groupby("point").agg(
+        C=("C", "first"), rate=("rate", "mean"), between=("rate", "sem"), df=("rate_df", "min"),
+        within=("rate_se", lambda s: float(np.sqrt((s**2).sum()) / len(s))),
+    )  # fmt: skip
+    se = points[["between", "within"]].max(axis=1)
+    level = 1 - 0.05 / 2 / len(points)
+    above = points["rate"] - stats.t.ppf(level, points["df"]) * se > 0
+    boundary = int(points.index[points["C"] < 0][0])
+    if not above.any():
+        return Outcome(f"point {boundary}", "none", CONTRADICTED)
+    first = int(points.index[above][0])
+    # A drift that is positive but tiny is not growth: where growth sets in is better seen from a line that leaves zero.
+    (onset, _), _ = optimize.curve_fit(
+        lambda c, onset, slope: slope * np.maximum(0, onset - c), points["C"], points["rate"], (0, 0.5)
+    )
+    return Outcome(
+        f"point {boundary}", f"point {first}", REPRODUCED if abs(first - boundary) <= 2 else CONTRADICTED,
+        f"C = {points.loc[first, 'C']:.4f} there, rate {points.loc[first, 'rate']:.2g} per step; "
+        f"a line that leaves zero, fitted to all points, does so at C = {onset:.4f}",
+    )  # fmt: skip
+
+
+@_claim(
+    "S6", "P", "parameters grow exponentially too, at the same rate",
+    statistic="slope of ln ‖θ−θ_0‖_∞ and of ln ‖θ‖_∞ over ln(γ/√β), runs long enough for it",
+    rule="every ratio within 10 % of 1, intervals included; long enough: when the window starts, e^{−rate·n} ≤ 0.05 and "
+    "the bias correction changes by at most 5 % of the rate per step",
+    experiment="growth", figure="fig2",
+)  # fmt: skip
+def _s6(e):
+    runs = e.table.query("C_exact < 0 and eps == 0 and state_dtype == 'float64' and tokens == 'words'")
+    pair = {"beta1": runs["beta1"], "beta2": runs["beta2"]}
+    n = runs["window_start"]
+    drift = np.log(stability.prefactor(**pair, step=n + 1) / stability.prefactor(**pair, step=n))
+    runs = runs[(np.exp(-runs["rate_exact"] * n) <= 0.05) & (np.abs(drift) <= 0.05 * runs["rate_exact"])]
+    if runs.empty:
+        return Outcome("1", "", INCONCLUSIVE, "no run is long enough")
+    parts, ends = [], []
+    for column, name in (("displacement_rate", "‖θ−θ_0‖"), ("param_rate", "‖θ‖")):
+        ratio, half = runs[column] / runs["rate_exact"], 1.96 * runs[f"{column}_se"] / runs["rate_exact"]
+        ends += [(ratio - half).min(), (ratio + half).max()]
+        parts.append(f"{name}: {ratio.min():.3f} to {ratio.max():.3f}")
+    verdict = _verdict(min(ends), max(ends), lambda x: abs(x - 1) <= 0.1)
+    if verdict == CONTRADICTED and min(ends) < 0.9 and max(ends) > 1.1:
+        verdict = INCONCLUSIVE
+    return Outcome("1", "; ".join(parts), verdict, f"{len(runs)} run(s) long enough")
+
+
+@_claim(
+    "S7", "D", "the exact bound is attained, and never exceeded",
+    statistic="update over exact bound: worst-case gradients (min, max), random gradients (max)",
+    rule="worst case within 1 ± 1e-9; random at most 1 + 1e-9", experiment="tightness",
+)  # fmt: skip
+def _s7(e):
+    ratio = e.table["update"] / e.table["bound_exact"]
+    worst, random = ratio[e.table["kind"] == "worst"], ratio[e.table["kind"] == "random"]
+    value = f"1 {worst.min() - 1:+.1e} to 1 {worst.max() - 1:+.1e}; random ≤ {random.max():.6f}"
+    good = np.abs(worst - 1).max() <= 1e-9 and random.max() <= 1 + 1e-9
+    return Outcome("1; ≤ 1", value, REPRODUCED if good else CONTRADICTED, f"{len(worst):,} draws of each")
+
+
+@_claim(
+    "E1", "D", "ε > 0 caps the growth, and float32 state ends it",
+    statistic="ln of the largest update's ratio between the two smallest ε > 0 (float64 state), one unstable pair; largest "
+    "update with ε = 0, float32 over float64 state",
+    rule="the first within 10 % of the prediction (b−a)/b · ln(ε ratio), a = −ln γ, b = −½ ln β; the second below 1/2",
+    experiment="growth",
+)  # fmt: skip
+def _e1(e):
+    runs = e.table.query("variant == 'epsilon'")
+    double = runs.query("state_dtype == 'float64' and eps > 0").groupby("eps")[["peak", "cap", "cap_unseen"]].mean()
+    plain = runs.query("eps == 0").groupby("state_dtype")["peak"].mean()
+    if len(double) < 2 or len(plain) < 2:
+        return Outcome("", "", INCONCLUSIVE, "needs two ε > 0, and ε = 0 with both state precisions")
+    small, large = double.iloc[0], double.iloc[1]
+    # The time of the cap for gradients whose mean square is 1; smaller gradients meet ε sooner.
+    if runs["steps"].min() < small["cap_unseen"]:
+        return Outcome(
+            "", "", INCONCLUSIVE, f"too short: the cap can come up to {small['cap_unseen']:.0f} steps after a token"
+        )
+    predicted, measured = float(np.log(small["cap"] / large["cap"])), float(np.log(small["peak"] / large["peak"]))
+    ratio = float(plain["float32"] / plain["float64"])
+    good = abs(measured / predicted - 1) <= 0.1 and ratio < 0.5
+    return Outcome(
+        f"{predicted:.3g}; < 1", f"{measured:.3g}; {ratio:.2g}", REPRODUCED if good else CONTRADICTED,
+        f"largest updates {small['peak']:.3g} and {large['peak']:.3g} with ε = {double.index[0]:g} and {double.index[1]:g}; "
+        f"{plain['float64']:.3g} with ε = 0",
+    )  # fmt: skip
+
+
+@_claim(
+    "S10", "D", "rare coordinates carry the growth",
+    statistic="share of the window's steps whose largest update is the row of a token unseen for at least 1/(1−β) steps, "
+    "C < −0.01; difference of the mean rates, characters minus words",
+    rule="share at least 90 % and the interval of the difference below 0", experiment="growth",
+)  # fmt: skip
+def _s10(e):
+    if e.too_short:
+        return Outcome("1; < 0", "", INCONCLUSIVE, e.too_short)
+    share, low, high = _bootstrap(np.mean, e.outside["rare_share"])
+    characters = e.table.query("variant == 'characters'").set_index(["point", "seed"])["rate"]
+    words = e.outside.set_index(["point", "seed"])["rate"].reindex(characters.index)
+    difference, below, above = _bootstrap(np.mean, (characters - words).dropna())
+    verdicts = {_verdict(low, high, lambda x: x >= 0.9), _verdict(below, above, lambda x: x < 0)}
+    verdict = next((v for v in (CONTRADICTED, INCONCLUSIVE) if v in verdicts), REPRODUCED)
+    return Outcome(
+        "1; < 0", f"share {_interval(share, low, high)}; difference {_interval(difference, below, above, '.2g')}", verdict,
+        f"mean rate {characters.mean():.2g} with characters, {words.mean():.2g} with words",
+    )  # fmt: skip
+
+
+def judge(results):
+    """Judge every claim from the results of one scale.
+
+    Args:
+        results: directory of one scale, such as ``results/fresh/laptop``.
+
+    Returns:
+        DataFrame with `COLUMNS`, a row a claim.
+
+    Raises:
+        ArtifactError: an experiment's tables are missing or damaged.
+    """
+    results = Path(results)
+    if not results.is_dir():
+        raise ArtifactError(f"no results in {results}")
+    evidence, rows = {}, []
+    for claim in CLAIMS:
+        outcome = claim.judge(evidence.setdefault(claim.experiment, Evidence(results, claim.experiment)))
+        rows.append(
+            {
+                "id": claim.id, "source": claim.source, "claim": claim.text, "statistic": claim.statistic,
+                "prediction": outcome.prediction, "value": outcome.value, "rule": claim.rule,
+                "verdict": outcome.verdict, "note": outcome.note, "figure": claim.figure,
+                "command": f"snakemake --cores 1 {claim.figure or 'claims'}",
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def beside(ledger, shipped):
+    """The ledger with the shipped values in a column ``shipped`` before its own.
+
+    Args:
+        ledger: from `judge`.
+        shipped: path of the shipped ledger.
+    """
+    try:
+        other = pd.read_csv(shipped, keep_default_na=False).set_index("id")["value"]
+    except (OSError, KeyError, pd.errors.ParserError) as error:
+        raise ArtifactError(f"cannot read the shipped ledger {shipped}: {error}") from error
+    ledger = ledger.copy()
+    ledger.insert(ledger.columns.get_loc("value"), "shipped", ledger["id"].map(other).fillna(""))
+    return ledger
+
+
+def as_text(ledger):
+    """The ledger for a terminal: a few lines a claim, verdicts in a column that can be scanned."""
+    lines = []
+    for row in ledger.to_dict("records"):
+        lines.append(f"{row['id']:<4} {row['verdict']:<13} [{row['source']}] {row['claim']}")
+        shipped = f"  (shipped: {row['shipped']})" if row.get("shipped") else ""
+        if row["value"]:
+            lines.append(f"{'':18} predicted {row['prediction']}; measured {row['value']}{shipped}")
+        if row["note"]:
+            lines.append(f"{'':18} {row['note']}")
+    counts = ledger["verdict"].value_counts()
+    total = ", ".join(f"{counts.get(v, 0)} {v}" for v in (REPRODUCED, CONTRADICTED, INCONCLUSIVE))
+    return "\n".join([*lines, f"{len(ledger)} claims: {total}"])

@@ -1,0 +1,274 @@
+"""The command line. Every rule of the workflow is one of these commands, and any of them can be typed by hand.
+
+``ctadam stability`` answers for a pair of betas; ``run``, ``predict``, ``measure``, ``draw`` and ``judge`` are the five
+stages; ``promote`` turns fresh results into shipped ones.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+from ctadam import __version__
+from ctadam.errors import ArtifactError
+
+log = logging.getLogger("ctadam")
+
+# Imports of anything heavy stand inside the commands: asking about two betas should not wait for torch.
+
+
+def _stability(args):
+    import numpy as np
+
+    from ctadam.theory import stability
+
+    beta1, beta2 = args.betas
+    pair = {"beta1": beta1, "beta2": beta2}
+    try:
+        c = {law: stability.stability_coefficient(**pair, law=law) for law in ("paper", "exact")}
+    except ValueError as error:
+        raise ArtifactError(f"--betas: {error}") from error
+    rate = {law: stability.growth_rate(**pair, law=law) for law in c}
+    if c["paper"] > 0:
+        verdict = "stable: updates are bounded for every sequence of gradients"
+    elif c["exact"] > 0:
+        verdict = "bounded by the exact law, but outside the paper's stable region"
+    elif c["exact"] == 0:
+        verdict = "on the boundary: updates can grow like the square root of the number of steps"
+    else:
+        verdict = "unstable: updates can grow exponentially"
+    rows = [
+        ("betas", f"beta1 = γ = {beta1:g}, beta2 = β = {beta2:g}"),
+        ("C (paper)", f"{c['paper']:.6g}"),
+        ("exact coefficient", f"{c['exact']:.6g}"),
+        ("verdict", verdict),
+    ]
+
+    def bound(step):
+        exact, paper = (stability.update_bound(**pair, step=step, law=law) for law in ("exact", "paper"))
+        return f"{exact:.6g} (paper's law: {paper:.6g})"
+
+    rows.append(("bound on |u|, any step", bound(np.inf)))
+    if args.steps is not None:
+        rows.append((f"bound on |u|, step {args.steps}", bound(args.steps - 1)))
+    rows.append(("growth rate per step", f"{rate['exact']:.6g} (paper's law: {rate['paper']:.6g})"))
+    nearest = stability.nearest_stable_beta2(**pair)
+    rows.append(("nearest stable beta2", f"{nearest:g}" + (" (yours)" if nearest == beta2 else "")))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+
+
+def _run(args):
+    from ctadam import config, determinism
+    from ctadam.experiments import load
+    from ctadam.progress import Progress
+    from ctadam.provenance import code_digest, is_complete, now, read_provenance, write_table
+    from ctadam.store import shard_path
+
+    resolved = config.resolve(args.scale, config.parse_assignments(args.set))
+    parameters = resolved[args.experiment]
+    try:
+        device = determinism.pick_device(args.device or resolved["device"])
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
+    pinned = determinism.pin(threads=parameters["threads"])
+    experiment = load(args.experiment)
+    points = experiment.points(parameters)
+    todo, shards = ([args.shard[0]], args.shard[1]) if args.shard else (None, parameters["shards"])
+    out = Path(args.out or f"results/fresh/{args.scale}") / args.experiment
+    code = code_digest()
+    for shard in todo or range(1, shards + 1):
+        path = shard_path(out, shard, shards)
+        # Without --shard a run that was killed goes on where it stopped; with it, whoever asks means this shard.
+        if todo is None and is_complete(path):
+            before = read_provenance(path)
+            if before.get("parameters") == parameters and before.get("code") == code:
+                log.info("%s is complete: kept", path)
+                continue
+        share = points.iloc[shard - 1 :: shards]  # dealt like cards, so that long runs spread over the shards
+        if share.empty:
+            raise ArtifactError(f"--shard {shard}/{shards}: there are only {len(points)} runs")
+        total, unit = experiment.cost(share)
+        progress = Progress(f"{args.experiment} {shard}/{shards}", total, unit=unit)
+        started, clock = now(), time.monotonic()
+        table, details = experiment.run(share, parameters, device=device, progress=progress.advance)
+        name = device.type
+        if device.type == "cuda":
+            import torch
+
+            name = torch.cuda.get_device_name(device)
+        record = {
+            "experiment": args.experiment,
+            "scale": args.scale,
+            "shard": shard,
+            "shards": shards,
+            "parameters": parameters,
+            "device": name,
+            "determinism": pinned,
+            **details,
+            "started": started,
+            "wall_s": round(time.monotonic() - clock, 1),
+            "code": code,
+        }
+        write_table(table, path, record)
+        log.info("%s: %d rows", path, len(table))
+
+
+def _derive(args, stage, name):
+    """Write one derived table of an experiment."""
+    from ctadam.experiments import load
+    from ctadam.provenance import write_atomically
+    from ctadam.store import read_runs
+
+    module = load(args.experiment, stage)
+    if stage == "predictions":
+        runs = read_runs(args.results, args.experiment, module.COLUMNS)
+        keys = [column for column in module.COLUMNS if column != "step"]
+        table = module.predict(runs.groupby(keys, sort=False, dropna=False, as_index=False)["step"].max())
+    else:
+        table = module.measure(read_runs(args.results, args.experiment))
+    path = Path(args.results) / args.experiment / f"{name}.csv"
+    # Twelve digits: more than the tightest tolerance of a claim, fewer than the rounding of different processors.
+    write_atomically(path, lambda p: table.to_csv(p, index=False, float_format="%.12g"))
+    log.info("%s: %d rows", path, len(table))
+
+
+def _predict(args):
+    _derive(args, "predictions", "predictions")
+
+
+def _measure(args):
+    _derive(args, "measurements", "measurements")
+
+
+def _draw(args):
+    from ctadam.figures import draw
+
+    for path in draw(args.figure, args.results, args.out):
+        log.info("%s", path)
+
+
+def _judge(args):
+    from ctadam import claims
+    from ctadam.provenance import write_atomically
+
+    ledger = claims.judge(args.results)
+    if args.shipped:
+        ledger = claims.beside(ledger, args.shipped)
+    path = Path(args.results) / "claims.csv"
+    write_atomically(path, lambda p: ledger.to_csv(p, index=False))
+    print(claims.as_text(ledger))
+    log.info("%s: %d claims", path, len(ledger))
+
+
+def _promote(args):
+    from ctadam.experiments import EXPERIMENTS
+    from ctadam.promote import promote
+
+    for path in promote(args.scale, experiments=args.experiments or tuple(EXPERIMENTS), force=args.force):
+        log.info("%s", path)
+    log.info("now redraw and judge them: snakemake --cores 1 cached --config scale=%s", args.scale)
+
+
+def _shard(text):
+    try:
+        shard, shards = map(int, text.split("/"))
+    except ValueError:
+        shard, shards = 0, 0
+    if not 1 <= shard <= shards:
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with 1 <= I <= N")
+    return shard, shards
+
+
+def _positive(text):
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _parser():
+    from ctadam.config import SCALES
+    from ctadam.experiments import EXPERIMENTS
+    from ctadam.figures import FIGURES
+
+    parser = argparse.ArgumentParser(prog="ctadam", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--version", action="version", version=f"ctadam {__version__}")
+    parser.add_argument("--log", metavar="FILE", help="write progress and errors to FILE as well")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, function, text):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(function=function)
+        return sub
+
+    sub = command(
+        "stability", _stability, "Are these betas stable? Coefficients, bounds and growth rate of Adam's update."
+    )
+    sub.add_argument("--betas", nargs=2, type=float, required=True, metavar=("BETA1", "BETA2"), help="torch's order")
+    sub.add_argument("--steps", type=_positive, metavar="N", help="also the bound at step N (the first is 1)")
+
+    sub = command("run", _run, "Train: the raw runs of one experiment, or of one shard of it.")
+    sub.add_argument("experiment", choices=EXPERIMENTS)
+    sub.add_argument("--scale", choices=SCALES, default="laptop")
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter (growth.lr=0.01)"
+    )
+    sub.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="only the I-th of N parts; else all, keeping complete ones"
+    )
+    sub.add_argument("--device", help="cpu, cuda, …; default: as configured")
+    sub.add_argument("--out", metavar="DIR", help="results directory; default: results/fresh/SCALE")
+
+    for name, function, text in (
+        ("predict", _predict, "What theory says about an experiment's runs, from their parameters alone."),
+        ("measure", _measure, "What an experiment's runs show."),
+    ):
+        sub = command(name, function, text)
+        sub.add_argument("experiment", choices=EXPERIMENTS)
+        sub.add_argument("results", metavar="RESULTS", help="results of one scale, such as results/cached/laptop")
+
+    sub = command("draw", _draw, "Draw one figure as PDF and PNG.")
+    sub.add_argument("figure", choices=FIGURES)
+    sub.add_argument("results", metavar="RESULTS")
+    sub.add_argument("--out", required=True, metavar="DIR")
+
+    sub = command("judge", _judge, "Hold measurements against predictions, claim by claim, and write the ledger.")
+    sub.add_argument("results", metavar="RESULTS")
+    sub.add_argument("--shipped", metavar="CSV", help="a ledger whose values are shown beside these")
+
+    sub = command("promote", _promote, "Copy complete fresh results of a scale to results/cached.")
+    sub.add_argument("scale", choices=SCALES)
+    sub.add_argument("experiments", nargs="*", choices=[[], *EXPERIMENTS], metavar="EXPERIMENT", help="default: all")
+    sub.add_argument("--force", action="store_true", help="replace what is there")
+    return parser
+
+
+def main(argv=None):
+    """Run one command; the exit status is 0, or 1 for an error that the message explains."""
+    args = _parser().parse_args(argv)
+    handlers = [logging.StreamHandler(sys.stderr)]
+    try:
+        if args.log:
+            Path(args.log).parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(args.log, mode="w", encoding="utf-8"))
+    except OSError as error:
+        print(f"ctadam: cannot write {args.log}: {error.strerror}", file=sys.stderr)
+        return 1
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, format="%(message)s", force=True)
+    log.setLevel(logging.INFO)
+    try:
+        args.function(args)
+    except ArtifactError as error:
+        log.error("ctadam: %s", error)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("ctadam"):
+            raise
+        log.error("ctadam: %s needs the package %s: pip install 'ctadam[workflow]'", args.command, error.name)
+        return 1
+    except Exception:
+        log.exception("ctadam: %s failed", args.command)
+        return 1
+    return 0

@@ -1,0 +1,1 @@
+"""What the models learn: texts that every installation has, and others by path."""

@@ -1,0 +1,24 @@
+"""The experiments: each turns its section of the configuration into raw runs, a tidy table.
+
+An experiment is a module ``ctadam.experiments.<name>`` with
+
+- ``points(parameters)``: the table of runs that the parameters ask for, a row a run;
+- ``run(points, parameters, *, device, progress)``: those runs, done: the tidy table, and what belongs in its provenance.
+
+Its predictions, measurements and figures are the modules of the same name in `ctadam.predictions`,
+`ctadam.measurements` and `ctadam.figures`.
+"""
+
+import importlib
+
+#: Every experiment, in the order of the paper, and what besides its own module determines its runs: paths in the package.
+#: An edit there retrains the fresh tree.
+EXPERIMENTS = {
+    "growth": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
+    "tightness": ("determinism.py", "optim", "theory/stability.py"),
+}
+
+
+def load(name, stage="experiments"):
+    """The module of one experiment in one stage (``experiments``, ``predictions`` or ``measurements``)."""
+    return importlib.import_module(f"ctadam.{stage}.{name}")

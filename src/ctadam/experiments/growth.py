@@ -1,0 +1,85 @@
+"""Stable region and exponential growth (paper, section 3): one small language model per pair of betas.
+
+Three variants share one table:
+
+``curve``
+    the points equally spaced along the normal curve, word tokens, ε = 0, float64 optimizer state;
+``characters``
+    those of them well outside the stable region, with character tokens: every token comes back soon, which is the
+    contrast that shows what carries the growth;
+``epsilon``
+    one unstable pair with every ε and every precision of the optimizer's state: why practice rarely sees the growth.
+"""
+
+import pandas as pd
+
+from ctadam.data.text import load_corpus
+from ctadam.theory.stability import normal_curve_points, stability_coefficient
+from ctadam.training import Settings, train
+
+
+def points(parameters):
+    """The table of runs: a row a run, with the columns of `ctadam.training.train` and
+
+    - ``variant``: see the module; ``point``: index along the curve from its stable end (−1 off the curve);
+    - ``tokens``: tokenization.
+    """
+    beta1, beta2 = normal_curve_points(count=parameters["points"], through=parameters["through"])
+    curve = pd.DataFrame({"variant": "curve", "point": range(len(beta1)), "beta1": beta1, "beta2": beta2})
+    curve = curve.assign(tokens="words", eps=0.0, state_dtype="float64", steps=parameters["steps"])
+    unstable = stability_coefficient(beta1=beta1, beta2=beta2) < parameters["characters_below"]
+    characters = curve[unstable].assign(variant="characters", tokens="characters")
+    one = parameters["epsilon"]
+    epsilon = pd.DataFrame(
+        {
+            "variant": "epsilon",
+            "point": -1,
+            "beta1": one["beta1"],
+            "beta2": one["beta2"],
+            "tokens": "words",
+            "eps": float(eps),
+            "state_dtype": state_dtype,
+            "steps": one["steps"],
+        }
+        for state_dtype in one["state_dtypes"]
+        for eps in one["eps"]
+    )
+    table = pd.concat([curve, characters, epsilon], ignore_index=True)
+    table = table.merge(pd.DataFrame({"seed": parameters["seeds"]}), how="cross")
+    table = table.assign(lr=parameters["lr"], weight_decay=parameters["weight_decay"])
+    table.insert(0, "run", range(len(table)))
+    return table
+
+
+def run(points, parameters, *, device, progress):
+    """Train the given points.
+
+    Args:
+        points: rows of `points`.
+        parameters: section ``growth`` of the configuration.
+        device: `torch.device`.
+        progress: called with the steps done, after each run.
+
+    Returns:
+        ``(table, details)``: see `ctadam.training.train`; the texts' sha256 for the provenance.
+    """
+    settings = Settings(
+        **parameters["model"], **{name: parameters[name] for name in ("batch", "test_batches", "test_every")}
+    )
+    tables, digest = [], None
+    for tokens, group in points.groupby("tokens", sort=False):
+        corpus = load_corpus(
+            parameters["text"],
+            tokenization=tokens,
+            test_fraction=parameters["test_fraction"],
+            context=settings.context,
+        )
+        digest = corpus.sha256
+        tables.append(train(group, corpus=corpus, settings=settings, device=device, on_run=progress))
+    table = pd.concat(tables, ignore_index=True).sort_values(["run", "step"], ignore_index=True)
+    return table, {"data": {parameters["text"]: digest}}
+
+
+def cost(points):
+    """Units of work in these points, for the progress line: optimizer steps."""
+    return int(points["steps"].sum()), "step"

@@ -1,0 +1,44 @@
+"""The figures: a module each, ``draw(results)`` gives a matplotlib figure; here they are found and saved.
+
+Identical data give identical bytes: no dates in the files, fonts embedded whole, one style for all (`style`).
+"""
+
+import importlib
+from pathlib import Path
+
+#: Figure -> (module, experiments it needs).
+FIGURES = {"fig2": ("fig2_stability", ("growth",))}
+FORMATS = ("pdf", "png")
+
+
+def paths(figure, out):
+    """The files of one figure."""
+    return [Path(out) / f"{FIGURES[figure][0]}.{suffix}" for suffix in FORMATS]
+
+
+def draw(figure, results, out):
+    """Draw one figure from the results of one scale and save it in every format.
+
+    Args:
+        figure: key of `FIGURES`.
+        results: directory of one scale, such as ``results/cached/laptop``.
+        out: directory for the files.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        ArtifactError: missing or damaged results.
+    """
+    from ctadam.figures import style
+    from ctadam.provenance import write_atomically
+
+    module = importlib.import_module(f"ctadam.figures.{FIGURES[figure][0]}")
+    with style.context():
+        picture = module.draw(results)
+        for path in paths(figure, out):
+            # No dates and no software version: the bytes depend on the data alone.
+            metadata = {"CreationDate": None, "Producer": None} if path.suffix == ".pdf" else {"Software": None}
+            write_atomically(path, lambda p: picture.savefig(p, metadata=metadata))  # noqa: B023
+        style.close(picture)
+    return paths(figure, out)

@@ -1,0 +1,70 @@
+"""One style for all figures: sizes for a printed column, colours that colour-blind readers can tell apart."""
+
+import contextlib
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.colors import ListedColormap, TwoSlopeNorm
+
+#: Width of the text in inches; a figure drawn this wide is printed without scaling.
+TEXT_WIDTH = 6.75
+#: Categorical colours (seaborn's colour-blind-safe set) by role, so that a law looks the same in every figure.
+_PALETTE = sns.color_palette("colorblind").as_hex()
+COLORS = {"paper": _PALETTE[3], "exact": _PALETTE[0], "measured": "0.15", "curve": "0.25"}
+LINES = {"paper": "--", "exact": "-"}
+
+
+def coefficient_scale(low, high):
+    """Colours for C: purple where it is negative, orange where it is positive, and no pale middle to lose a line in.
+
+    Returns:
+        ``(colormap, norm)`` with 0 between the two hues; ``low`` < 0 < ``high``.
+    """
+    colors = mpl.colormaps["PuOr_r"]
+    halves = np.concatenate([colors(np.linspace(0.0, 0.34, 128)), colors(np.linspace(0.66, 1.0, 128))])
+    return ListedColormap(halves), TwoSlopeNorm(0.0, vmin=low, vmax=high)
+
+
+def paler(colormap):
+    """The same colours mixed with white, for areas that lines and text are drawn on."""
+    colors = colormap(np.arange(colormap.N))
+    return ListedColormap(0.55 * colors + 0.45)
+
+
+@contextlib.contextmanager
+def context():
+    """Draw inside this: no screen, seaborn's paper context, type that is embedded whole and bytes that repeat."""
+    mpl.use("Agg")
+    settings = {
+        "figure.dpi": 100,
+        "savefig.dpi": 200,
+        "pdf.fonttype": 42,
+        "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same glyphs
+        "mathtext.fontset": "dejavusans",
+        "font.size": 8,
+        "axes.labelsize": 8,
+        "axes.titlesize": 8,
+        "axes.titlelocation": "left",
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "legend.fontsize": 7,
+        "legend.frameon": False,
+        "lines.linewidth": 1.2,
+        "lines.markersize": 4,
+    }
+    with sns.plotting_context("paper"), sns.axes_style("ticks"), mpl.rc_context(settings):
+        yield
+
+
+def close(figure):
+    """Free a figure."""
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
+
+
+def label_panels(axes):
+    """Bold letters before the panels' titles, in reading order."""
+    for letter, ax in zip("abcdefgh", axes, strict=False):
+        ax.set_title(f"$\\mathbf{{({letter})}}$ {ax.get_title(loc='left')}", loc="left")

@@ -1,0 +1,1 @@
+"""The networks that the experiments train, small enough to read whole."""

@@ -1,0 +1,77 @@
+"""A causal language model: pre-norm transformer with learned positions and separate embedding and head.
+
+Embedding and head are not tied, so that a row of either belongs to one token in one role: input or target.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+
+class Attention(nn.Module):
+    """Causal self-attention, written as products and a softmax: the fused kernel cannot be batched over models."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x):
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads)
+        future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        weights = scores.masked_fill(future, -math.inf).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).reshape(batch, length, width))
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x):
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """Next-token logits of shape (batch, length, vocabulary) from token ids of shape (batch, length).
+
+    Args:
+        vocabulary: number of tokens.
+        width: model width, a multiple of ``heads``.
+        depth: number of blocks.
+        heads: attention heads.
+        context: longest sequence.
+        generator: CPU generator that draws every initial weight, so that the start depends on nothing else.
+    """
+
+    def __init__(self, *, vocabulary, width, depth, heads, context, generator):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(torch.empty(context, width))
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+        self._initialize(depth, generator)
+
+    @torch.no_grad()
+    def _initialize(self, depth, generator):
+        """GPT-2's scheme: normal weights of deviation 0.02, those that write to the residual stream scaled down."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            else:
+                writes = name.endswith(("out.weight", "mlp.2.weight"))
+                parameter.normal_(0.0, 0.02 / math.sqrt(2 * depth) if writes else 0.02, generator=generator)
+
+    def forward(self, tokens):
+        x = self.embedding(tokens) + self.position[: tokens.shape[1]]
+        return self.head(self.norm(self.blocks(x)))

@@ -1,0 +1,139 @@
+"""Where a result came from, written beside it; and the one way in which results get to disk.
+
+A result is written to a temporary name and moved into place, data first and provenance last: a result without
+provenance was not finished and is made again.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ctadam import __version__
+from ctadam.errors import ArtifactError
+
+# Packages whose version can change a number.
+PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "scipy")
+
+
+def sha256(path):
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path, write):
+    """Call ``write(temporary path)`` and move the result to ``path``, which is therefore never half-written.
+
+    Raises:
+        ArtifactError: the directory cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Same suffix, because writers choose their format by it.
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=f".partial{path.suffix}", dir=path.parent)
+        os.close(handle)
+        write(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def environment():
+    """Versions, platform and commit of this process, for a provenance."""
+
+    def installed(package):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    return {
+        "ctadam": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: installed(package) for package in PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def _commit():
+    """The commit this package is run from, ``-dirty`` if files differ from it; None outside a checkout."""
+    try:
+        here = Path(__file__).parent
+        return subprocess.run(
+            ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def code_digest():
+    """One sha256 over all source files of the package: which code made a result, committed or not."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def now():
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def provenance_path(path):
+    """The provenance of ``runs.parquet`` is ``runs.json``, in the same directory."""
+    return Path(path).with_suffix(".json")
+
+
+def write_table(table, path, details):
+    """Write a table as Parquet with its provenance beside it.
+
+    Args:
+        table: DataFrame; the same table gives the same bytes.
+        path: ``….parquet``.
+        details: what only the caller knows (parameters, seeds, device, data, times).
+    """
+    provenance_path(path).unlink(missing_ok=True)
+    write_atomically(path, lambda p: table.to_parquet(p, index=False, compression="zstd"))
+    record = {"file": Path(path).name, "sha256": sha256(path), "rows": len(table), **details, **environment()}
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(provenance_path(path), lambda p: Path(p).write_text(text, encoding="utf-8"))
+
+
+def read_provenance(path):
+    """The provenance of a result.
+
+    Raises:
+        ArtifactError: it is missing or is no JSON.
+    """
+    beside = provenance_path(path)
+    try:
+        return json.loads(beside.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{path} has no provenance ({beside}): the run that wrote it did not finish") from error
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{beside} is damaged: {error}") from error
+
+
+def is_complete(path):
+    """Whether a result is there, whole: its bytes are those that its provenance speaks of."""
+    try:
+        return read_provenance(path)["sha256"] == sha256(path)
+    except (ArtifactError, OSError, KeyError):
+        return False

@@ -1,0 +1,75 @@
+# Configuration and the names of files. `config` holds what the user changed; CONFIG is the whole, checked.
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT / "src"))
+# The jobs run this checkout's package with this interpreter, whether or not either is activated or installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+)
+
+from ctadam import config as configuration
+from ctadam.errors import ArtifactError
+from ctadam.experiments import EXPERIMENTS
+from ctadam.figures import FIGURES, paths
+from ctadam.promote import read_manifest
+
+try:
+    SCALE = config.get("scale", "laptop")
+    CONFIG = configuration.resolve(SCALE, config)
+except ArtifactError as error:
+    raise WorkflowError(str(error))
+
+
+# One GPU job at a time is the profile's limit; without a GPU the jobs share the cores.
+GPU = (
+    int(shutil.which("nvidia-smi") is not None)
+    if CONFIG["device"] == "auto"
+    else int(CONFIG["device"] != "cpu")
+)
+
+
+wildcard_constraints:
+    tree="cached|fresh",
+    shard=r"\d+",
+    shards=r"\d+",
+
+
+def code(*parts):
+    """Source files below the package, for `input: code=`: an edit re-plans, a touch does not."""
+    files = []
+    for part in parts:
+        path = ROOT / "src" / "ctadam" / part
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return [str(file.relative_to(ROOT)) for file in files]
+
+
+def raw(tree, experiment):
+    """The raw runs of an experiment: those shipped, or those the configuration asks for."""
+    directory = f"results/{tree}/{SCALE}"
+    if tree == "cached":
+        try:
+            names = read_manifest(directory)
+        except ArtifactError as error:
+            raise WorkflowError(str(error))
+        return [
+            f"{directory}/{name}" for name in names if name.startswith(f"{experiment}/")
+        ]
+    shards = CONFIG[experiment]["shards"]
+    stems = [
+        f"{directory}/{experiment}/shard-{i}-of-{shards}" for i in range(1, shards + 1)
+    ]
+    return [f"{stem}.{suffix}" for stem in stems for suffix in ("parquet", "json")]
+
+
+def figure_paths(tree, figure):
+    """The files of a figure."""
+    return [str(path) for path in paths(figure, f"paper_figures/{tree}/{SCALE}")]

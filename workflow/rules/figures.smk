@@ -1,0 +1,56 @@
+# One rule a figure for both trees, and one target a figure for each tree.
+for figure, (module, needs) in FIGURES.items():
+
+    rule:
+        name:
+            f"draw_{figure}"
+        input:
+            runs=lambda wildcards, needs=needs: [
+                path for name in needs for path in raw(wildcards.tree, name)
+            ],
+            derived=[
+                f"results/{{tree}}/{SCALE}/{name}/{table}.csv"
+                for name in needs
+                for table in ("predictions", "measurements")
+            ],
+            code=code(f"figures/{module}.py", "figures/style.py", "figures/__init__.py"),
+        output:
+            report(
+                [
+                    f"paper_figures/{{tree}}/{SCALE}/{module}.{suffix}"
+                    for suffix in ("pdf", "png")
+                ],
+                caption=f"../report/{figure}.rst",
+                category="Figures",
+            ),
+        log:
+            f"results/logs/{{tree}}/{SCALE}/draw_{figure}.log",
+        conda:
+            "../../environment.yml"
+        params:
+            figure=figure,
+            scale=SCALE,
+        shell:
+            "python -m ctadam --log {log} draw {params.figure} results/{wildcards.tree}/{params.scale}"
+            " --out paper_figures/{wildcards.tree}/{params.scale}"
+
+    rule:
+        name:
+            figure
+        input:
+            figure_paths("fresh", figure),
+
+    rule:
+        name:
+            f"cached_{figure}"
+        input:
+            # Named here, so that a missing run is an error and not hidden by tables made from it earlier.
+            lambda wildcards, needs=needs: [
+                path for name in needs for path in raw("cached", name)
+            ],
+            figure_paths("cached", figure),
+
+
+rule figures:
+    input:
+        [path for figure in FIGURES for path in figure_paths("fresh", figure)],

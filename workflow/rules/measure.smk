@@ -1,0 +1,21 @@
+# What the raw runs show.
+for experiment in EXPERIMENTS:
+
+    rule:
+        name:
+            f"measure_{experiment}"
+        input:
+            runs=lambda wildcards, experiment=experiment: raw(
+                wildcards.tree, experiment
+            ),
+            code=code(f"measurements/{experiment}.py", "measurements/slopes.py"),
+        output:
+            f"results/{{tree}}/{SCALE}/{experiment}/measurements.csv",
+        log:
+            f"results/logs/{{tree}}/{SCALE}/measure_{experiment}.log",
+        conda:
+            "../../environment.yml"
+        params:
+            experiment=experiment,
+        shell:
+            "python -m ctadam --log {log} measure {params.experiment} results/{wildcards.tree}/{params.scale}"

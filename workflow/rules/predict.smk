@@ -1,0 +1,21 @@
+# What theory says about each run, from the run's parameters.
+for experiment in EXPERIMENTS:
+
+    rule:
+        name:
+            f"predict_{experiment}"
+        input:
+            runs=lambda wildcards, experiment=experiment: raw(
+                wildcards.tree, experiment
+            ),
+            code=code(f"predictions/{experiment}.py", "theory/stability.py"),
+        output:
+            f"results/{{tree}}/{SCALE}/{experiment}/predictions.csv",
+        log:
+            f"results/logs/{{tree}}/{SCALE}/predict_{experiment}.log",
+        conda:
+            "../../environment.yml"
+        params:
+            experiment=experiment,
+        shell:
+            "python -m ctadam --log {log} predict {params.experiment} results/{wildcards.tree}/{params.scale}"

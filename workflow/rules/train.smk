@@ -1,0 +1,34 @@
+# Raw runs, shard by shard. Only the fresh tree has a rule that makes them.
+for experiment in EXPERIMENTS:
+
+    rule:
+        name:
+            f"train_{experiment}"
+        input:
+            code=code(f"experiments/{experiment}.py", *EXPERIMENTS[experiment]),
+        output:
+            table=f"results/fresh/{SCALE}/{experiment}/shard-{{shard}}-of-{{shards}}.parquet",
+            provenance=f"results/fresh/{SCALE}/{experiment}/shard-{{shard}}-of-{{shards}}.json",
+        log:
+            f"results/logs/fresh/{SCALE}/train_{experiment}/{{shard}}-of-{{shards}}.log",
+        benchmark:
+            f"results/logs/fresh/{SCALE}/train_{experiment}/{{shard}}-of-{{shards}}.benchmark.tsv"
+        conda:
+            "../../environment.yml"
+        threads: CONFIG[experiment]["threads"]
+        resources:
+            gpu=GPU,
+        params:
+            # All of this experiment's parameters and no other's, so that a change retrains just what it affects.
+            parameters=CONFIG[experiment],
+            experiment=experiment,
+            scale=SCALE,
+            out=f"results/fresh/{SCALE}",
+            device=CONFIG["device"],
+            changes=" ".join(
+                f"--set '{word}'"
+                for word in configuration.assignments(SCALE, CONFIG, experiment)
+            ),
+        shell:
+            "python -m ctadam --log {log} run {params.experiment} --scale {params.scale} {params.changes}"
+            " --shard {wildcards.shard}/{wildcards.shards} --device {params.device} --out {params.out}"
