@@ -25,17 +25,17 @@ def bias_corrections(step, *, beta1, beta2):
     return 1 - beta1**step, (1 - beta2**step) ** 0.5
 
 
-def average_(grad, exp_avg, exp_avg_sq, *, beta1, beta2):
-    """Takes `grad` into both averages, in place. Decays that are tensors are cast to the averages' dtype and device."""
-    if isinstance(beta1, Tensor):
-        # 1 − beta in beta's own precision, which may be higher than the state's.
-        exp_avg.lerp_(grad, (1 - beta1).to(exp_avg))
+def average_(grad, exp_avg, exp_avg_sq, *, weight1, beta2, weight2):
+    """Takes `grad` into both averages, in place, with the weights 1 − beta1 and 1 − beta2: all floats or all tensors.
+
+    The weights are arguments, not differences, because 1 − beta must be taken in a precision that beta still has.
+    """
+    exp_avg.lerp_(grad, weight1)
+    exp_avg_sq.mul_(beta2)
+    if isinstance(weight2, Tensor):
+        exp_avg_sq.addcmul_(grad * weight2, grad)  # whose `value` takes a number only
     else:
-        exp_avg.lerp_(grad, 1 - beta1)
-    if isinstance(beta2, Tensor):
-        exp_avg_sq.mul_(beta2.to(exp_avg_sq)).addcmul_(grad * (1 - beta2).to(grad), grad)
-    else:
-        exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        exp_avg_sq.addcmul_(grad, grad, value=weight2)
 
 
 def denominator(exp_avg_sq, bias_correction2_sqrt, *, eps):
@@ -66,7 +66,10 @@ def stage_(grad, exp_avg, exp_avg_sq, step, *, beta1, beta2, eps):
         (denominator, bias_correction1): a new tensor of `grad`'s shape, and a float (a float64 tensor if `beta1` or
         `step` is one).
     """
-    average_(grad, exp_avg, exp_avg_sq, beta1=beta1, beta2=beta2)
+    weight1, kept, weight2 = (
+        value.to(exp_avg) if isinstance(value, Tensor) else value for value in (1 - beta1, beta2, 1 - beta2)
+    )
+    average_(grad, exp_avg, exp_avg_sq, weight1=weight1, beta2=kept, weight2=weight2)
     bias_correction1, bias_correction2_sqrt = bias_corrections(step, beta1=beta1, beta2=beta2)
     return denominator(exp_avg_sq, bias_correction2_sqrt, eps=eps), bias_correction1
 

@@ -11,20 +11,22 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import (
     Optimizer,
+    _default_to_fused_or_foreach,
     _get_scalar_dtype,
-    _get_value,
     _to_scalar,
     _use_grad_for_differentiable,
 )
 from torch.utils.hooks import RemovableHandle
 
-from ctadam.optim.arithmetic import stage_, stage_update
+from ctadam.optim.foreach import foreach_step
+from ctadam.optim.fused import fused_step
+from ctadam.optim.plain import plain_step
 from ctadam.optim.stages import check_betas, check_stages, resolve
 from ctadam.theory.stability import growth_rate, nearest_stable_beta2, stability_coefficient
 
 
 class StabilityWarning(UserWarning):
-    """The last stage's betas lie outside the stable region (arXiv 2411.05746, section 3)."""
+    """The last stage's betas are outside the stable region (arXiv 2411.05746, section 3)."""
 
 
 class KAdam(Optimizer):
@@ -59,12 +61,18 @@ class KAdam(Optimizer):
             "fused": fused,
             "state_dtype": state_dtype,
         }
-        self._update_hooks = OrderedDict()
+        self._init_unsaved()
         self._warned_unstable = True  # not yet: below, where the caller's line is at a known depth
         super().__init__(params, self._checked(defaults))
         self._warned_unstable = False
         for group in self.param_groups:
             self._warn_if_unstable(group)
+
+    def _init_unsaved(self):
+        """What neither pickles nor copies keep."""
+        self._update_hooks = OrderedDict()
+        self._plans = {}
+        self._warned_fused = False
 
     @staticmethod
     def _checked(options):
@@ -124,8 +132,8 @@ class KAdam(Optimizer):
         rate = growth_rate(beta1=beta1, beta2=beta2)
         nearest = nearest_stable_beta2(beta1=beta1, beta2=beta2)
         warnings.warn(
-            f"The last stage's betas ({beta1:.6g}, {beta2:.6g}) are outside the stable region: C = {coefficient:.4g} is "
-            f"not positive, so updates have no bound and can grow by a factor exp({rate:.4g}) per step (growth rate "
+            f"The last stage's betas ({beta1:.6g}, {beta2:.6g}) are outside the stable region: C = {coefficient:.4g} "
+            f"is not positive, so updates have no bound and can grow by a factor exp({rate:.4g}) per step (growth rate "
             f"{rate:.4g}). The nearest stable beta2 for this beta1 is {nearest}.",
             StabilityWarning,
             stacklevel=3,
@@ -133,8 +141,9 @@ class KAdam(Optimizer):
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self.__dict__.setdefault("_update_hooks", OrderedDict())
-        self.__dict__.setdefault("_warned_unstable", True)  # whoever made the original has been told
+        if "_update_hooks" not in self.__dict__:
+            self._init_unsaved()
+            self._warned_unstable = True  # whoever made the original has been told
         for group in self.param_groups:
             # Options that did not exist when an older state dict was written.
             for name in ("k", "stages", "maximize", "foreach", "capturable", "differentiable", "fused", "state_dtype"):
@@ -248,30 +257,57 @@ class KAdam(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params, grads, exp_avgs, exp_avg_sqs, steps = self._gather(group)
-            if not params:
+        for number, group in enumerate(self.param_groups):
+            tensors = self._gather(group)
+            if not tensors[0]:
                 continue
-            _plain(
-                params,
-                grads,
-                exp_avgs,
-                exp_avg_sqs,
-                steps,
-                stages=resolve(group["stages"], group["k"], group["betas"]),
-                lr=_to_scalar(group["lr"]),
-                eps=group["eps"],
-                weight_decay=group["weight_decay"],
-                maximize=group["maximize"],
-                tensor_steps=group["capturable"] or group["differentiable"],
-                on_update=self._call_update_hooks if self._update_hooks else None,
-            )
+            options = {
+                "stages": resolve(group["stages"], group["k"], group["betas"]),
+                "lr": _to_scalar(group["lr"]),
+                "eps": group["eps"],
+                "weight_decay": group["weight_decay"],
+                "maximize": group["maximize"],
+                "tensor_steps": group["capturable"] or group["differentiable"],
+            }
+            path = self._path(group, tensors[0])
+            if path == "fused":
+                if self._update_hooks:
+                    raise RuntimeError("`fused` does not support update hooks: the update is never in memory")
+                self._plans[number], error = fused_step(*tensors, **options, plan=self._plans.get(number))
+                if error is not None and not self._warned_fused:
+                    self._warned_fused = True
+                    warnings.warn(
+                        f"`fused=True` could not compile its kernel and takes the plain path: {error!r}", stacklevel=2
+                    )
+            else:
+                run = foreach_step if path == "foreach" else plain_step
+                run(*tensors, **options, on_update=self._call_update_hooks if self._update_hooks else None)
         return loss
+
+    def _path(self, group, params):
+        """Which of "plain", "foreach" and "fused" a group takes: as asked, else as torch decides for its own."""
+        if group["fused"] and not torch.compiler.is_compiling():  # the compiler that is at work fuses by itself
+            return "fused"
+        foreach = group["foreach"]
+        tensor_lr = isinstance(group["lr"], Tensor) and not group["capturable"]
+        if foreach is None and group["fused"] is None:
+            _, foreach = _default_to_fused_or_foreach(params, group["differentiable"], use_fused=False)
+            foreach = foreach and not tensor_lr
+        if foreach and tensor_lr:
+            raise RuntimeError("lr as a Tensor is not supported for capturable=False and foreach=True")
+        # The multi-tensor kernels take decays as numbers only, and autograd does not see through them.
+        foreach = foreach and not group["differentiable"] and not isinstance(_first_beta(group), Tensor)
+        return "foreach" if foreach else "plain"
 
     def _check_graph_capture(self):
         # torch renamed it between the versions that are supported; the old name warns where the new one exists.
         check = getattr(self, "_accelerator_graph_capture_health_check", None)
         (check or self._cuda_graph_capture_health_check)()
+
+
+def _first_beta(group):
+    """Tells of all of them: a pair is both floats or both tensors."""
+    return (group["betas"] if isinstance(group["stages"], str) else group["stages"][0])[0]
 
 
 def _new_step(param, *, on_device, value=0.0):
@@ -291,41 +327,3 @@ def _state_dtype(param, state_dtype):
     if torch.promote_types(param.dtype, dtype) != dtype:
         raise ValueError(f"Invalid state_dtype: {state_dtype} is less precise than a parameter of {param.dtype}")
     return dtype
-
-
-def _as_real(tensor):
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def _plain(
-    params, grads, exp_avgs, exp_avg_sqs, steps, *, stages, lr, eps, weight_decay, maximize, tensor_steps, on_update
-):
-    """One parameter after the other: the path that the others are held against.
-
-    exp_avgs and exp_avg_sqs hold one list of averages for each stage. `tensor_steps` keeps the step count a tensor, for
-    graph capture and autograd; `on_update` is called with each parameter and its update.
-    """
-    for index, param in enumerate(params):
-        steps[index] += 1
-        step = steps[index] if tensor_steps else _get_value(steps[index])
-        averages = [(_as_real(m[index]), _as_real(v[index])) for m, v in zip(exp_avgs, exp_avg_sqs, strict=True)]
-        dtype = averages[0][0].dtype
-        grad = _as_real(-grads[index] if maximize else grads[index]).to(dtype)
-        # Applied in the state's dtype, then rounded once to the parameter's.
-        target = _as_real(param).to(dtype)
-        if weight_decay != 0:
-            target.mul_(1 - lr * weight_decay)
-        for i, ((exp_avg, exp_avg_sq), (beta1, beta2)) in enumerate(zip(averages, stages, strict=True)):
-            denom, bias_correction1 = stage_(grad, exp_avg, exp_avg_sq, step, beta1=beta1, beta2=beta2, eps=eps)
-            if i + 1 < len(stages):
-                grad = stage_update(exp_avg, denom, bias_correction1)
-        if on_update is not None:
-            update = stage_update(exp_avg, denom, bias_correction1)
-            on_update(param, torch.view_as_complex(update) if param.is_complex() else update)
-        step_size = lr / bias_correction1
-        if tensor_steps:
-            target.sub_(exp_avg / denom * step_size)  # addcdiv_ takes a number only
-        else:
-            target.addcdiv_(exp_avg, denom, value=-step_size)
-        if dtype != _as_real(param).dtype:
-            _as_real(param).copy_(target)

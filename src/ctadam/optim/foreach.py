@@ -1,0 +1,107 @@
+"""All parameters in each operation, through torch's multi-tensor kernels: fewer launches, one more copy in memory.
+
+The operations and their order are those of ``torch.optim.Adam(foreach=True)``.
+"""
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+from ctadam.optim.arithmetic import bias_corrections
+from ctadam.optim.plain import as_real
+
+
+def foreach_step(
+    params, grads, exp_avgs, exp_avg_sqs, steps, *, stages, lr, eps, weight_decay, maximize, tensor_steps, on_update
+):
+    """Takes one step, in place; arguments as in `ctadam.optim.plain.plain_step`, decays as floats."""
+    # By the parameters alone: the averages may have a dtype of their own.
+    grouped = Optimizer._group_tensors_by_device_and_dtype([params], with_indices=True)
+    for [members], indices in grouped.values():
+        if indices is None:  # while torch.compile traces, there is one group and it is everything
+            indices = range(len(members))
+
+        def pick(tensors, indices=indices):
+            return [tensors[i] for i in indices]
+
+        _step_alike(
+            members,
+            pick(grads),
+            [pick(m) for m in exp_avgs],
+            [pick(v) for v in exp_avg_sqs],
+            pick(steps),
+            stages=stages,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            tensor_steps=tensor_steps,
+            on_update=on_update,
+        )
+
+
+def _reals(tensors):
+    return [as_real(tensor) for tensor in tensors] if tensors[0].is_complex() else tensors
+
+
+def _step_alike(
+    params, grads, exp_avgs, exp_avg_sqs, steps, *, stages, lr, eps, weight_decay, maximize, tensor_steps, on_update
+):
+    """`foreach_step` for parameters of one device and dtype."""
+    reals = _reals(params)
+    exp_avgs = [_reals(m) for m in exp_avgs]
+    exp_avg_sqs = [_reals(v) for v in exp_avg_sqs]
+    dtype = exp_avgs[0][0].dtype
+    inputs = [grad.to(dtype) for grad in _reals(grads)]
+    targets = reals if reals[0].dtype == dtype else [real.to(dtype) for real in reals]
+    if maximize:
+        inputs = torch._foreach_neg(inputs)
+
+    if steps[0].is_cpu and not torch.compiler.is_compiling():
+        # As a tensor made once; the number would be wrapped again for every step count.
+        torch._foreach_add_(steps, torch.tensor(1.0), alpha=1.0)
+    else:
+        torch._foreach_add_(steps, 1)
+    tensor_steps = tensor_steps or torch.compiler.is_compiling()
+    counts = torch.stack(steps) if tensor_steps else [step.item() for step in steps]
+
+    if weight_decay != 0:
+        torch._foreach_mul_(targets, 1 - lr * weight_decay)
+    for i, (exp_avg, exp_avg_sq, (beta1, beta2)) in enumerate(zip(exp_avgs, exp_avg_sqs, stages, strict=True)):
+        torch._foreach_lerp_(exp_avg, inputs, 1 - beta1)
+        torch._foreach_mul_(exp_avg_sq, beta2)
+        torch._foreach_addcmul_(exp_avg_sq, inputs, inputs, 1 - beta2)
+        corrections1, corrections2_sqrt = _bias_corrections(counts, dtype, beta1=beta1, beta2=beta2)
+        denoms = torch._foreach_sqrt(exp_avg_sq)
+        torch._foreach_div_(denoms, corrections2_sqrt)
+        torch._foreach_add_(denoms, eps)
+        if eps < torch.finfo(dtype).tiny:  # as in `ctadam.optim.arithmetic.denominator`
+            for denom in denoms:
+                denom.masked_fill_(denom == 0, torch.inf)
+        if i + 1 < len(stages):
+            inputs = _updates(exp_avg, denoms, corrections1)
+
+    if on_update is not None:
+        for param, update in zip(params, _updates(exp_avg, denoms, corrections1), strict=True):
+            on_update(param, torch.view_as_complex(update) if param.is_complex() else update)
+    if tensor_steps:
+        updates = torch._foreach_div(exp_avg, denoms)
+        torch._foreach_mul_(updates, [lr / correction for correction in corrections1])
+        torch._foreach_sub_(targets, updates)
+    else:
+        torch._foreach_addcdiv_(targets, exp_avg, denoms, [-lr / correction for correction in corrections1])
+    if targets is not reals:
+        torch._foreach_copy_(reals, targets)
+
+
+def _bias_corrections(counts, dtype, *, beta1, beta2):
+    """`ctadam.optim.arithmetic.bias_corrections` for each of the parameters: two lists, of floats or 0-dim tensors."""
+    if isinstance(counts, torch.Tensor):
+        return [c.to(dtype).unbind() for c in bias_corrections(counts, beta1=beta1, beta2=beta2)]
+    known = {count: bias_corrections(count, beta1=beta1, beta2=beta2) for count in set(counts)}
+    return [[known[count][which] for count in counts] for which in (0, 1)]
+
+
+def _updates(exp_avgs, denoms, corrections1):
+    updates = torch._foreach_div(exp_avgs, denoms)
+    torch._foreach_div_(updates, corrections1)
+    return updates

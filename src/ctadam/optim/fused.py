@@ -1,0 +1,258 @@
+"""Everything a step does to an element in one kernel, compiled by Inductor: each byte of state is touched once.
+
+One kernel of variable length serves all parameters, so it is compiled once and not once for each shape. It is launched
+for each large parameter on its own memory; small parameters, for which a launch would cost more than the arithmetic,
+are packed: their averages are views of common buffers, their values and gradients are copied in and out.
+
+Decays, learning rate, decay and step count reach the kernel as one small tensor, so nothing recompiles when they change.
+"""
+
+import operator
+import types
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ctadam.optim.arithmetic import average_, bias_corrections
+from ctadam.optim.plain import as_real, plain_step
+
+#: Parameters of at most this many elements are packed.
+PACKED_NUMEL = 8192
+
+
+def _kernel(param, grad, averages, numbers, *, maximize, guarded):
+    """One step of 1-D tensors of one length; `numbers` is what `_numbers` makes.
+
+    The bias corrections are folded into one factor of √v and one of ε, so that a stage costs one root and one division.
+    """
+    dtype = averages[0].dtype
+    update = grad.to(dtype)
+    if maximize:
+        update = -update
+    kept, step_size = numbers[0], numbers[1]
+    for i in range(len(averages) // 2):
+        exp_avg, exp_avg_sq = averages[2 * i], averages[2 * i + 1]
+        weight1, beta2, weight2, root_factor, eps = numbers[2 + 5 * i : 7 + 5 * i].unbind()
+        average_(update, exp_avg, exp_avg_sq, weight1=weight1, beta2=beta2, weight2=weight2)
+        denom = exp_avg_sq.sqrt() * root_factor + eps
+        update = exp_avg / denom
+        if guarded:
+            update = torch.where(denom == 0, 0.0, update)
+    param.copy_(param.to(dtype) * kept - update * step_size)
+
+
+def _numbers(step, *, stages, lr, eps, weight_decay, dtype, device):
+    """The kernel's numbers, a 1-D tensor; computed as floats, unless step, lr or decays are tensors (capturable)."""
+    numbers = [1 - lr * weight_decay, lr]
+    for beta1, beta2 in stages:
+        correction1, correction2_sqrt = bias_corrections(step, beta1=beta1, beta2=beta2)
+        numbers += [1 - beta1, beta2, 1 - beta2, correction1 / correction2_sqrt, eps * correction1]
+    if any(isinstance(number, Tensor) for number in numbers):
+        return torch.stack([torch.as_tensor(number, dtype=dtype, device=device) for number in numbers])
+    return torch.tensor(numbers, dtype=dtype, device=device)
+
+
+@cache
+def compiled_kernel(k, dtypes, device, maximize, guarded):
+    """(kernel, None), or (None, the error) where it cannot be compiled; tried once for each kind in a process.
+
+    Args:
+        k: number of stages.
+        dtypes: (of the parameter, of the gradient, of the state), real.
+        device: torch.device.
+        maximize, guarded: constants of the kernel; `guarded` defines 0/0 as 0.
+    """
+    # Dynamo keeps what it compiled with the code object and gives up after a few variants: one code object for each.
+    fresh = types.FunctionType(_kernel.__code__.replace(), _kernel.__globals__, "kadam", None, _kernel.__closure__)
+    fresh.__kwdefaults__ = {"maximize": maximize, "guarded": guarded}
+    kernel = torch.compile(fresh, fullgraph=True, dynamic=True, options={"cpp.dynamic_threads": True})
+    param_dtype, grad_dtype, state_dtype = dtypes
+    # Compiled on a long example, so that Inductor decides to run it on all threads.
+    numel = 1 << 20
+    state = [torch.zeros(numel, dtype=state_dtype, device=device) for _ in range(2 * k)]
+    stages = [(0.9, 0.999)] * k
+    numbers = _numbers(
+        1.0, stages=stages, lr=0.0, eps=1.0, weight_decay=0.0, dtype=_real_dtype(state_dtype), device=device
+    )
+    try:
+        kernel(
+            torch.zeros(numel, dtype=param_dtype, device=device),
+            torch.zeros(numel, dtype=grad_dtype, device=device),
+            state,
+            numbers,
+        )
+    except Exception as error:  # whatever a missing or broken compiler raises
+        return None, error
+    return kernel, None
+
+
+def _real_dtype(dtype):
+    """The dtype of the kernel's numbers: at least float32, because 1 − beta2 = 0.001 is no bfloat16."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def fused_step(
+    params, grads, exp_avgs, exp_avg_sqs, steps, *, stages, lr, eps, weight_decay, maximize, tensor_steps, plan
+):
+    """Takes one step, in place; arguments as in `ctadam.optim.plain.plain_step`, and the plan of the step before.
+
+    Returns:
+        (plan, error): what to hand to the next step, and the error if a kernel could not be compiled (or None); those
+        parameters have then taken the plain path.
+    """
+    if not tensor_steps:
+        lr = float(lr)
+        stages = [(float(beta1), float(beta2)) for beta1, beta2 in stages]
+    state = [*exp_avgs, *exp_avg_sqs]
+    counts = None if tensor_steps else [step.item() for step in steps]
+    if plan is None or not plan.fits(params, state, counts):
+        plan = _Plan(params, grads, exp_avgs, exp_avg_sqs, counts)
+
+    @cache
+    def numbers_of(count, dtype, device):
+        return _numbers(
+            count, stages=stages, lr=lr, eps=eps, weight_decay=weight_decay, dtype=_real_dtype(dtype), device=device
+        )
+
+    error = None
+    plainly = list(plan.others)
+    for unit in plan.units:
+        flat_param, flat_grad = unit.load(params, grads)
+        dtype, device = unit.averages[0].dtype, flat_param.device
+        kernel, failure = compiled_kernel(
+            len(stages), (flat_param.dtype, flat_grad.dtype, dtype), device, maximize, eps < torch.finfo(dtype).tiny
+        )
+        if kernel is None:
+            error = failure
+            plainly += unit.indices
+            continue
+        first = unit.indices[0]
+        if tensor_steps:
+            steps[first] += 1
+            count = steps[first].double()
+        else:
+            # The number is made a tensor once; the operation would do it for every step count.
+            torch._foreach_add_([steps[index] for index in unit.indices], torch.tensor(1.0), alpha=1.0)
+            count = counts[first] + 1
+        kernel(flat_param, flat_grad, unit.averages, numbers_of(count, dtype, device))
+        unit.store(params)
+    if plainly:
+        plain_step(
+            *([tensors[i] for i in plainly] for tensors in (params, grads)),
+            *([[tensors[i] for i in plainly] for tensors in lists] for lists in (exp_avgs, exp_avg_sqs)),
+            [steps[i] for i in plainly],
+            stages=stages,
+            lr=lr,
+            eps=eps,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            tensor_steps=tensor_steps,
+            on_update=None,
+        )
+    return plan, error
+
+
+class _Plan:
+    """Which parameters are packed and which are launched alone; good for as long as the same tensors come back."""
+
+    def __init__(self, params, grads, exp_avgs, exp_avg_sqs, counts):
+        self.params = params
+        self.state = [*exp_avgs, *exp_avg_sqs]
+        self.units = []
+        self.others = []  # neither packed nor dense in memory: left to the plain path
+        packs = {}
+        for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
+            averages = [average for pair in zip(exp_avgs, exp_avg_sqs, strict=True) for average in pair]
+            averages = [average[index] for average in averages]
+            if counts is not None and param.numel() <= PACKED_NUMEL:
+                # Of one step count, because the bias corrections are one number for the whole pack.
+                key = (param.device, param.dtype, grad.dtype, averages[0].dtype, counts[index])
+                packs.setdefault(key, []).append((index, param, grad, averages))
+            elif param.numel() < 2 or (order := _memory_order(as_real(param))) is None:
+                self.others.append(index)
+            else:
+                self.units.append(_Alone(index, param, averages, order))
+        self.units += [_Pack(members) for members in packs.values()]
+
+    def fits(self, params, state, counts):
+        return (
+            len(params) == len(self.params)
+            and len(state) == len(self.state)
+            and all(map(operator.is_, params, self.params))
+            and all(all(map(operator.is_, new, old)) for new, old in zip(state, self.state, strict=True))
+            and (counts is None or all(unit.fits(counts) for unit in self.units))
+        )
+
+
+def _memory_order(tensor):
+    """The dimensions from the outermost in memory to the innermost, or None if the tensor has gaps or overlaps."""
+    order = sorted(range(tensor.dim()), key=lambda d: (tensor.stride(d), tensor.size(d)), reverse=True)
+    return order if tensor.permute(order).is_contiguous() else None
+
+
+class _Alone:
+    """A parameter that is launched on its own memory."""
+
+    def __init__(self, index, param, averages, order):
+        self.indices = [index]
+        self._order = order
+        for average in averages:
+            if average.stride() != param.stride():  # a state dict may bring another layout
+                average.data = torch.empty_like(param, dtype=average.dtype).copy_(average)
+        self.averages = [self._flat(average) for average in averages]
+
+    def _flat(self, tensor):
+        return as_real(tensor).permute(self._order).view(-1)
+
+    def fits(self, counts):
+        return True
+
+    def load(self, params, grads):
+        param, grad = params[self.indices[0]], grads[self.indices[0]]
+        if grad.stride() != param.stride():
+            grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
+        return self._flat(param), self._flat(grad)
+
+    def store(self, params):
+        pass
+
+
+class _Pack:
+    """Small parameters of one kind and step count; their averages become views of common buffers."""
+
+    def __init__(self, members):
+        self.indices, params, grads, averages = zip(*members, strict=True)
+        self._param, self._params = _packed(params)
+        self._grad, self._grads = _packed(grads)
+        self.averages = []
+        for tensors in zip(*averages, strict=True):
+            buffer, views = _packed(tensors)
+            torch._foreach_copy_(views, list(tensors))
+            for tensor, view in zip(tensors, views, strict=True):
+                tensor.data = view
+            self.averages.append(buffer)
+
+    def fits(self, counts):
+        return len({counts[index] for index in self.indices}) == 1
+
+    def load(self, params, grads):
+        torch._foreach_copy_(self._params, [params[index] for index in self.indices])
+        torch._foreach_copy_(self._grads, [grads[index] for index in self.indices])
+        return self._param, self._grad
+
+    def store(self, params):
+        torch._foreach_copy_([params[index] for index in self.indices], self._params)
+
+
+def _packed(tensors):
+    """A 1-D real buffer for all the elements of `tensors` (uninitialised, its end zero), and views of it shaped so."""
+    reals = [as_real(tensor) for tensor in tensors]
+    sizes = [real.numel() for real in reals]
+    # Rounded up: full vectors, and never so short (0, 1) that it would be compiled anew.
+    buffer = torch.zeros(-(-max(sum(sizes), 1) // 64) * 64, dtype=reals[0].dtype, device=reals[0].device)
+    parts = buffer[: sum(sizes)].split(sizes)
+    views = [part.view(real.shape) for part, real in zip(parts, reals, strict=True)]
+    if tensors[0].is_complex():
+        views = [torch.view_as_complex(view) for view in views]
+    return buffer, views
