@@ -164,6 +164,20 @@ def parse_assignments(assignments):
     return changes
 
 
+def parse_texts(changes):
+    """Nested changes whose values may be text, with every text read as YAML (``"0.01"`` becomes a number)."""
+    if isinstance(changes, dict):
+        return {key: parse_texts(value) for key, value in changes.items()}
+    if isinstance(changes, list):
+        return [parse_texts(value) for value in changes]
+    if isinstance(changes, str):
+        try:
+            return yaml.safe_load(changes)
+        except yaml.YAMLError:
+            return changes
+    return changes
+
+
 def assignments(scale, config, section):
     """What ``config`` changes in one section of a scale's file, as the ``KEY=VALUE`` words that say it again."""
 

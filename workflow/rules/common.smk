@@ -8,13 +8,17 @@ from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT / "src"))
+
+
+def prepend(variable, directory):
+    """Put a directory first in a search path that the jobs inherit."""
+    rest = os.environ.get(variable)
+    os.environ[variable] = f"{directory}{os.pathsep}{rest}" if rest else str(directory)
+
+
 # The jobs run this checkout's package with this interpreter, whether or not either is activated or installed.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-)
+prepend("PYTHONPATH", ROOT / "src")
+prepend("PATH", Path(sys.executable).parent)
 
 from ctadam import config as configuration
 from ctadam.errors import ArtifactError
@@ -24,7 +28,8 @@ from ctadam.promote import read_manifest
 
 try:
     SCALE = config.get("scale", "laptop")
-    CONFIG = configuration.resolve(SCALE, config)
+    # Snakemake hands the values of a nested --config over as text.
+    CONFIG = configuration.resolve(SCALE, configuration.parse_texts(config))
 except ArtifactError as error:
     raise WorkflowError(str(error))
 

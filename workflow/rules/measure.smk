@@ -8,7 +8,11 @@ for experiment in EXPERIMENTS:
             runs=lambda wildcards, experiment=experiment: raw(
                 wildcards.tree, experiment
             ),
-            code=code(f"measurements/{experiment}.py", "measurements/slopes.py"),
+            code=code(
+                f"measurements/{experiment}.py",
+                "measurements/slopes.py",
+                "theory/stability.py",
+            ),
         output:
             f"results/{{tree}}/{SCALE}/{experiment}/measurements.csv",
         log:
@@ -17,5 +21,6 @@ for experiment in EXPERIMENTS:
             "../../environment.yml"
         params:
             experiment=experiment,
+            scale=SCALE,
         shell:
             "python -m ctadam --log {log} measure {params.experiment} results/{wildcards.tree}/{params.scale}"

@@ -17,5 +17,6 @@ for experiment in EXPERIMENTS:
             "../../environment.yml"
         params:
             experiment=experiment,
+            scale=SCALE,
         shell:
             "python -m ctadam --log {log} predict {params.experiment} results/{wildcards.tree}/{params.scale}"

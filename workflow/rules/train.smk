@@ -23,7 +23,7 @@ for experiment in EXPERIMENTS:
             parameters=CONFIG[experiment],
             experiment=experiment,
             scale=SCALE,
-            out=f"results/fresh/{SCALE}",
+            out=lambda wildcards, output: Path(output.table).parents[1],
             device=CONFIG["device"],
             changes=" ".join(
                 f"--set '{word}'"
