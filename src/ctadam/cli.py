@@ -64,7 +64,7 @@ def _run(args):
     from ctadam import config, determinism
     from ctadam.experiments import load
     from ctadam.progress import Progress
-    from ctadam.provenance import code_digest, is_complete, now, read_provenance, write_table
+    from ctadam.provenance import code_digest, is_complete, make_room, now, read_provenance, write_table
     from ctadam.store import shard_path
 
     resolved = config.resolve(args.scale, config.parse_assignments(args.set))
@@ -90,6 +90,7 @@ def _run(args):
         share = points.iloc[shard - 1 :: shards]  # dealt like cards, so that long runs spread over the shards
         if share.empty:
             raise ArtifactError(f"--shard {shard}/{shards}: there are only {len(points)} runs")
+        make_room(path)
         total, unit = experiment.cost(share)
         progress = Progress(f"{args.experiment} {shard}/{shards}", total, unit=unit)
         started, clock = now(), time.monotonic()

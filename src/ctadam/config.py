@@ -8,8 +8,6 @@ import json
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from ctadam.errors import ArtifactError
 
 SCALES = ("smoke", "laptop", "paper")
@@ -55,6 +53,8 @@ def read(scale):
 
 def read_yaml(path):
     """A YAML mapping from a file, or an `ArtifactError` that names it."""
+    import yaml  # here, because `ctadam stability` must work without it
+
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -145,6 +145,8 @@ def parse_assignments(assignments):
     Raises:
         ArtifactError: an entry without ``=``, or a value that is no YAML.
     """
+    import yaml
+
     changes = {}
     for text in assignments:
         key, equals, value = text.partition("=")
@@ -166,6 +168,8 @@ def parse_assignments(assignments):
 
 def parse_texts(changes):
     """Nested changes whose values may be text, with every text read as YAML (``"0.01"`` becomes a number)."""
+    import yaml
+
     if isinstance(changes, dict):
         return {key: parse_texts(value) for key, value in changes.items()}
     if isinstance(changes, list):
@@ -181,11 +185,15 @@ def parse_texts(changes):
 def assignments(scale, config, section):
     """What ``config`` changes in one section of a scale's file, as the ``KEY=VALUE`` words that say it again."""
 
+    import yaml
+
     def differences(path, old, new):
         if isinstance(old, dict) and isinstance(new, dict):
             for key, value in new.items():
                 yield from differences(f"{path}.{key}", old.get(key), value)
         elif old != new:
-            yield f"{path}={json.dumps(new)}"
+            # YAML's own form: JSON writes 1e-06, which YAML reads as text.
+            text = yaml.safe_dump(new, default_flow_style=True, width=float("inf")).removesuffix("...\n").strip()
+            yield f"{path}={text}"
 
     return list(differences(section, read(scale).get(section), config[section]))

@@ -101,6 +101,21 @@ def provenance_path(path):
     return Path(path).with_suffix(".json")
 
 
+def make_room(path):
+    """Make sure that a result can be written, before hours are spent on it, and void what was there.
+
+    Raises:
+        ArtifactError: the directory cannot be made or written.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        provenance_path(path).unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            pass
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def write_table(table, path, details):
     """Write a table as Parquet with its provenance beside it.
 
@@ -109,7 +124,7 @@ def write_table(table, path, details):
         path: ``….parquet``.
         details: what only the caller knows (parameters, seeds, device, data, times).
     """
-    provenance_path(path).unlink(missing_ok=True)
+    make_room(path)
     write_atomically(path, lambda p: table.to_parquet(p, index=False, compression="zstd"))
     record = {"file": Path(path).name, "sha256": sha256(path), "rows": len(table), **details, **environment()}
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"

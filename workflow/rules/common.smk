@@ -1,5 +1,6 @@
 # Configuration and the names of files. `config` holds what the user changed; CONFIG is the whole, checked.
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path

@@ -26,7 +26,7 @@ for experiment in EXPERIMENTS:
             out=lambda wildcards, output: Path(output.table).parents[1],
             device=CONFIG["device"],
             changes=" ".join(
-                f"--set '{word}'"
+                f"--set {shlex.quote(word)}"
                 for word in configuration.assignments(SCALE, CONFIG, experiment)
             ),
         shell:

@@ -6,6 +6,7 @@ import seaborn as sns
 from matplotlib.cm import ScalarMappable
 
 from ctadam.figures import style
+from ctadam.measurements.slopes import half_width
 from ctadam.store import read_csv, read_runs
 from ctadam.theory import stability
 
@@ -80,7 +81,7 @@ def _rates(ax, table):
     """The measured rate against C, with both laws over it."""
     table = table.sort_values("C")
     ax.errorbar(
-        table["C"], table["rate"], 1.96 * table["rate_se"], fmt="o", ms=3, mfc="none", lw=0.8, mew=0.8,
+        table["C"], table["rate"], half_width(table["rate_se"], table["rate_df"]), fmt="o", ms=3, mfc="none", lw=0.8, mew=0.8,
         color=style.COLORS["measured"], label="measured, 95 % interval", zorder=2,
     )  # fmt: skip
     for law, name in (("exact", r"exact: $\max(0,\ln\gamma/\!\sqrt{\beta})$"), ("paper", r"paper: $\max(0,-C/2)$")):

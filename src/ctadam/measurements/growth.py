@@ -15,7 +15,11 @@ KEYS = ["run", "variant", "point", "tokens", "beta1", "beta2", "eps", "state_dty
 
 
 def _measure_run(steps):
-    last = steps.iloc[int(np.ceil(len(steps) * (1 - WINDOW))) :]
+    diverged_at = int(steps["diverged_at"].iloc[0])
+    steps = steps[steps["step"] != diverged_at]
+    if steps.empty:
+        return {"steps": 0, "diverged_at": diverged_at}
+    last = steps.iloc[int(len(steps) * (1 - WINDOW)) :]
     n = last["step"].to_numpy()
     pair = {"beta1": steps["beta1"].iloc[0], "beta2": steps["beta2"].iloc[0]}
     with np.errstate(divide="ignore"):
@@ -27,9 +31,12 @@ def _measure_run(steps):
     row = {"steps": len(steps), "window_start": int(n[0])}
     for name, values in series.items():
         fit = slope(n, values)
-        row |= {name: fit["slope"], f"{name}_se": fit["se"]}
-        if name == "rate":
-            row |= {"rate_df": fit["df"], "r_squared": fit["r_squared"]}
+        row |= {
+            name: fit["slope"],
+            f"{name}_se": fit["se"],
+            f"{name}_df": fit["df"],
+            f"{name}_r_squared": fit["r_squared"],
+        }
     # Growth while one row goes on holding the largest update; where another takes over, the maximum jumps.
     held = (last["update_tensor"] == last["update_tensor"].shift()) & (last["update_row"] == last["update_row"].shift())
     row |= {"held_rate": series["rate"].diff()[held].mean(), "held_share": float(held.iloc[1:].mean())}
@@ -44,7 +51,7 @@ def _measure_run(steps):
         "last_update": steps["update_max"].iloc[-1],
         "param_max": steps["param_max"].iloc[-1],
         "test_loss": tests.iloc[-1] if len(tests) else np.nan,
-        "diverged_at": int(steps["diverged_at"].iloc[0]),
+        "diverged_at": diverged_at,
     }
 
 
@@ -58,15 +65,16 @@ def measure(runs):
         DataFrame, a row a run: `KEYS`, the number of ``steps`` and the first step of the window (the last
         `WINDOW` of the steps), and
 
-        - ``rate``, ``rate_se``, ``rate_df``, ``r_squared``: slope of ln(‖u_n‖_∞ / bias correction) over the window, per
-          step, with its autocorrelation-consistent standard error (`ctadam.measurements.slopes`);
+        - ``rate``: slope of ln(‖u_n‖_∞ / bias correction) over the window, per step; ``rate_se``, ``rate_df``: its
+          standard error and degrees of freedom (`ctadam.measurements.slopes`); ``rate_r_squared``;
         - ``held_rate``: mean growth per step of the same logarithm over those steps of the window at which the row that
           holds the largest update is the same as the step before; ``held_share``: the share of such steps;
-        - ``displacement_rate``, ``param_rate`` (and ``_se``): the same of ln ‖θ−θ_0‖_∞ and ln ‖θ‖_∞;
+        - ``displacement_rate``, ``param_rate`` (and ``_se``, …): the same of ln ‖θ−θ_0‖_∞ and ln ‖θ‖_∞;
         - ``rare_share``: share of the window's steps whose largest update is in the row of a token unseen for at least
           1/(1−β) steps; ``token_share``: in the row of any token;
         - ``peak``, ``peak_step``, ``peak_unseen``: the largest update of the run, when, and how long unseen;
-        - ``last_update``, ``param_max``, ``test_loss``: at the end; ``diverged_at``: −1, or the step that was not finite.
+        - ``last_update``, ``param_max``, ``test_loss``: at the end; ``diverged_at``: −1, or the step that was not finite
+          (left out of everything above).
     """
     groups = runs.groupby(KEYS, sort=True, dropna=False)
     rows = [dict(zip(KEYS, key, strict=True)) | _measure_run(steps) for key, steps in groups]

@@ -97,11 +97,11 @@ class _Recorder:
         )
 
     def table(self):
-        """The records as a tidy table of the steps before the first that is not finite."""
+        """The records as a tidy table, up to and with the first step that is not finite."""
         largest = self.largest[: self.step + 1].cpu().numpy()
         scalars = self.scalars[: self.step + 1].cpu().numpy()
         bad = ~(np.isfinite(largest).all(1) & np.isfinite(scalars[:, [0, 2, 3, 4]]).all(1))
-        keep = int(bad.argmax()) if bad.any() else len(bad)
+        keep = int(bad.argmax()) + 1 if bad.any() else len(bad)
         holder = largest[:keep].argmax(1)
         rows = np.arange(keep)
         table = pd.DataFrame(
@@ -119,7 +119,7 @@ class _Recorder:
             }
         )
         table["update_tensor"] = table["update_tensor"].astype(str)
-        table["diverged_at"] = np.int32(keep if bad.any() else -1)
+        table["diverged_at"] = np.int32(keep - 1 if bad.any() else -1)
         return table
 
 
@@ -196,7 +196,7 @@ def train(points, *, corpus, settings, device, on_run=None):
           if never, −1 for other tensors;
         - ``param_max`` ‖θ‖_∞, ``param_norm`` ‖θ‖₂, ``displacement_max`` ‖θ − θ_0‖_∞;
         - ``train_loss`` (before the step), ``test_loss`` (after it; NaN where not taken), in nats per token;
-        - ``diverged_at``: the first step that was not finite, from which on the run has no rows; −1 if none.
+        - ``diverged_at``: the first step at which something was not finite, the last row of its run; −1 if none.
 
     Raises:
         ValueError: a missing column or an unknown state_dtype.

@@ -1,0 +1,163 @@
+"""Verdicts: each claim's rule against tables made to satisfy it, to break it, and to leave it open."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ctadam import claims
+from ctadam.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Evidence
+from ctadam.errors import ArtifactError
+from ctadam.theory import stability
+
+
+class Made(Evidence):
+    """Evidence from tables made here instead of read."""
+
+    def __init__(self, table, runs=None):
+        self.__dict__.update(table=table, runs=runs)
+
+
+def growth(slower=0.005, **columns):
+    """Measurements of 64 points and of the ε variants that agree with the exact law, but for what is given."""
+    beta1, beta2 = stability.normal_curve_points(count=64)
+    curve = pd.DataFrame(
+        {
+            "variant": "curve",
+            "point": range(64),
+            "beta1": beta1,
+            "beta2": beta2,
+            "tokens": "words",
+            "eps": 0.0,
+            "state_dtype": "float64",
+        }
+    )
+    few = curve.iloc[-10:].assign(variant="characters", tokens="characters")
+    one = {"variant": "epsilon", "point": -1, "beta1": 0.96, "beta2": 0.88, "tokens": "words"}
+    epsilon = pd.DataFrame(
+        [{**one, "eps": eps, "state_dtype": d} for d in ("float32", "float64") for eps in (0.0, 1e-12, 1e-8)]
+    )
+    table = pd.concat([curve, few, epsilon], ignore_index=True)
+    pair = {"beta1": table["beta1"], "beta2": table["beta2"]}
+    table = table.assign(
+        run=range(len(table)), seed=0, lr=1e-3, weight_decay=0.0, steps=1000, window_start=600,
+        C=stability.stability_coefficient(**pair), C_exact=stability.stability_coefficient(**pair, law="exact"),
+        rate_paper=stability.growth_rate(**pair), rate_exact=stability.growth_rate(**pair, law="exact"),
+        rate_se=1e-6, rate_df=50.0, rate_r_squared=0.999, displacement_rate_se=1e-6, displacement_rate_df=50.0,
+        param_rate_se=1e-6, param_rate_df=50.0, rare_share=1.0, peak=1.0,
+    )  # fmt: skip
+    table["rate"] = table["rate_exact"] - np.where(table["tokens"] == "characters", slower, 0.0)
+    table["held_rate"] = table["displacement_rate"] = table["param_rate"] = table["rate_exact"]
+    capped = (table["variant"] == "epsilon") & (table["eps"] > 0)
+    unseen, cap = stability.epsilon_cap(beta1=0.96, beta2=0.88, eps=table["eps"].where(capped, 1.0).to_numpy())
+    table["cap"], table["cap_unseen"] = np.where(capped, cap, np.nan), np.where(capped, unseen, np.nan)
+    table["peak"] = np.where(capped, 0.05 * cap, np.where(table["state_dtype"] == "float32", 1e6, 1e9))
+    return table.assign(**{name: value(table) if callable(value) else value for name, value in columns.items()})
+
+
+def judge(id, table, runs=None):
+    (claim,) = (c for c in claims.CLAIMS if c.id == id)
+    return claim.judge(Made(table, runs))
+
+
+NOISE = np.random.default_rng(0).normal(size=80)
+
+
+@pytest.mark.parametrize(
+    "id, change, verdict",
+    [
+        ("S2", {}, REPRODUCED),
+        ("S2", {"rate_r_squared": 0.9}, CONTRADICTED),
+        ("S2", {"rate_r_squared": lambda t: np.where(t["point"] % 2, 0.9, 0.999)}, INCONCLUSIVE),
+        ("S2", {"window_start": 990}, INCONCLUSIVE),
+        ("S3", {}, REPRODUCED),
+        ("S3", {"rate": lambda t: NOISE * 0.01}, CONTRADICTED),
+        ("S4", {}, REPRODUCED),
+        ("S4", {"rate": lambda t: t["rate_exact"] + 1e-3}, CONTRADICTED),
+        ("S4", {"rate": lambda t: t["rate_exact"] + 2e-4 * (1 + 0.5 * NOISE)}, INCONCLUSIVE),
+        ("S4", {"rate": lambda t: t["rate_paper"] + 1e-6}, CONTRADICTED),  # right to 2e-4 or not, no better than S3's law
+        ("S5", {}, REPRODUCED),
+        ("S5", {"rate": lambda t: np.where(t["point"] >= 40, 0.01, 0.0)}, CONTRADICTED),
+        ("S5", {"rate": lambda t: np.where(t["point"] >= 58, 0.01, 0.0)}, CONTRADICTED),
+        ("S5", {"rate": 0.0}, CONTRADICTED),
+        ("S5", {"rate_se": lambda t: np.where(t["point"].between(50, 57), 0.01, 1e-6)}, INCONCLUSIVE),
+        ("S6", {}, REPRODUCED),
+        ("S6", {"param_rate": lambda t: 0.8 * t["rate_exact"]}, CONTRADICTED),
+        ("S6", {"param_rate": lambda t: 0.92 * t["rate_exact"], "param_rate_se": 5e-4}, INCONCLUSIVE),
+        ("S6", {"window_start": 100}, INCONCLUSIVE),
+        ("E1", {}, REPRODUCED),
+        ("E1", {"peak": 1.0}, CONTRADICTED),
+        ("E1", {"steps": 300}, INCONCLUSIVE),
+        ("E1", {"eps": 0.0}, INCONCLUSIVE),
+        ("S10", {}, REPRODUCED),
+        ("S10", {"rare_share": 0.5}, CONTRADICTED),
+        ("S10", {"slower": -0.005}, CONTRADICTED),
+        ("S10", {"slower": 0.0}, CONTRADICTED),
+    ],
+)  # fmt: skip
+def test_rules(id, change, verdict):
+    assert judge(id, growth(**change)).verdict == verdict
+
+
+@pytest.mark.parametrize("factor, verdict", [(1.0, REPRODUCED), (1 + 5e-10, REPRODUCED), (1 + 1e-8, CONTRADICTED)])
+@pytest.mark.parametrize("law", ["paper", "exact"])
+def test_s1_allows_no_update_above_its_bound(law, factor, verdict):
+    table = growth()
+    runs = table[["run", "beta1", "beta2"]].merge(pd.DataFrame({"step": range(5)}), how="cross")
+    bound = {x: stability.update_bound(**runs[["beta1", "beta2", "step"]], law=x) for x in ("paper", "exact")}
+    update = factor * np.minimum(bound["paper"], bound["exact"] if law == "exact" else np.inf)
+    if law == "paper":  # the exact bound lies below the paper's: an update at the paper's breaks it
+        assert judge("S1", table, runs.assign(update_max=update)).verdict == CONTRADICTED
+    else:
+        assert judge("S1", table, runs.assign(update_max=update)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "worst, random, verdict",
+    [
+        (1.0, 0.9, REPRODUCED),
+        (1 - 1e-8, 0.9, CONTRADICTED),
+        (1 + 1e-8, 0.9, CONTRADICTED),
+        (1.0, 1 + 1e-8, CONTRADICTED),
+    ],
+)
+def test_s7_is_two_sided_for_worst_case_gradients(worst, random, verdict):
+    table = pd.DataFrame(
+        {"kind": ["worst", "worst", "random"], "bound_exact": 2.0, "update": [2.0, 2 * worst, 2 * random]}
+    )
+    assert judge("S7", table).verdict == verdict
+
+
+def test_the_ledger_of_the_smoke_scale(smoke):
+    ledger = claims.judge(smoke)
+    assert ledger.columns.tolist() == claims.COLUMNS
+    assert ledger["id"].tolist() == ["S1", "S2", "S3", "S4", "S5", "S6", "S7", "E1", "S10"]
+    verdicts = ledger.set_index("id")["verdict"]
+    assert verdicts["S1"] == verdicts["S7"] == REPRODUCED
+    assert set(verdicts.drop(["S1", "S7"])) == {INCONCLUSIVE}  # 60 steps decide nothing, and the ledger says so
+    assert ledger.set_index("id").loc["S2", "note"].startswith("runs too short")
+    text = claims.as_text(ledger)
+    assert all(f"{row.id:<4} {row.verdict}" in text for row in ledger.itertuples())
+    assert text.endswith("9 claims: 2 reproduced, 0 contradicted, 7 inconclusive")
+    shipped = pd.read_csv(smoke / "claims.csv", keep_default_na=False)
+    assert shipped["value"].tolist() == ledger["value"].tolist()
+
+
+def test_shipped_values_stand_beside_ones_own(smoke, tmp_path):
+    ledger = claims.judge(smoke)
+    ledger.assign(value="elsewhere").iloc[:1].to_csv(tmp_path / "claims.csv", index=False)
+    both = claims.beside(ledger, tmp_path / "claims.csv")
+    assert both["shipped"].tolist() == ["elsewhere", *[""] * 8]
+    assert "(shipped: elsewhere)" in claims.as_text(both)
+    with pytest.raises(ArtifactError, match="cannot read the shipped ledger"):
+        claims.beside(ledger, tmp_path / "none.csv")
+
+
+def test_a_real_violation_is_found(results):
+    """One raw update raised above its bound, with provenance to match: S1 must say so."""
+    from ctadam.provenance import read_provenance, write_table
+
+    path = results / "growth/shard-1-of-2.parquet"
+    table, record = pd.read_parquet(path), read_provenance(path)
+    table.loc[table["beta2"].idxmax(), "update_max"] = 1e3
+    write_table(table, path, {k: v for k, v in record.items() if k not in ("file", "sha256", "rows")})
+    assert claims.judge(results).set_index("id").loc["S1", "verdict"] == CONTRADICTED

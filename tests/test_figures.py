@@ -1,0 +1,81 @@
+"""Figures: drawn from results alone, the same bytes every time, and the stages keep to their own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from ctadam import figures
+from ctadam.provenance import sha256
+
+
+@pytest.mark.parametrize("figure", figures.FIGURES)
+def test_same_data_same_bytes(smoke, tmp_path, figure):
+    first = figures.draw(figure, smoke, tmp_path / "a")
+    second = figures.draw(figure, smoke, tmp_path / "b")
+    assert [p.suffix for p in first] == [".pdf", ".png"] and all(p.stat().st_size > 10_000 for p in first)
+    assert [sha256(p) for p in first] == [sha256(p) for p in second]
+
+
+def test_figure_2_shows_every_run_and_both_laws(smoke):
+    from ctadam.figures import fig2_stability, style
+
+    with style.context():
+        picture = fig2_stability.draw(smoke)
+        region, updates, rates, parameters = picture.axes[:4]
+        assert [ax.get_title(loc="left").split()[-1] for ax in (region, updates, rates, parameters)]
+        assert len(updates.lines) == len(parameters.lines) == 8
+        labels = [t.get_text() for t in rates.get_legend().get_texts()]
+        assert [label.split()[0].rstrip(",:") for label in labels] == ["measured", "paper", "exact"]
+        assert all(ax.get_xlabel() and ax.get_ylabel() for ax in (region, updates, rates, parameters))
+        style.close(picture)
+
+
+def imports(path):
+    """Modules of the package that a source file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ctadam"):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+ALLOWED = {
+    "theory": (),
+    "predictions": ("ctadam.theory",),
+    # The bias correction belongs to the update's definition; nothing else of theory may be known here.
+    "measurements": ("ctadam.measurements", "ctadam.theory.stability.prefactor"),
+}
+
+
+@pytest.mark.parametrize("stage", ALLOWED)
+def test_stages_keep_to_their_own(root, stage):
+    """Theory knows no data, predictions no outcome, measurements no theory."""
+    for path in Path(root, "src/ctadam", stage).glob("*.py"):
+        for module in imports(path):
+            if module == "ctadam.theory.stability" and stage == "measurements":
+                continue  # the parent of the one allowed name
+            assert not module.startswith(("ctadam", "torch")) or module.startswith(ALLOWED[stage]), (
+                f"{path.name}: {module}"
+            )
+
+
+def test_rules_know_all_code_that_determines_a_run(root):
+    """Every module of the package that an experiment loads is among those whose edit retrains it, or cannot change a number."""
+    import subprocess
+    import sys
+
+    from ctadam.experiments import EXPERIMENTS
+
+    harmless = {"ctadam", "ctadam.errors", "ctadam.experiments", "ctadam.theory"}
+    for name, parts in EXPERIMENTS.items():
+        code = f"import sys, ctadam.experiments.{name}; print(*(m for m in sys.modules if m.startswith('ctadam')))"
+        loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        watched = tuple(
+            f"ctadam.{part.removesuffix('.py').replace('/', '.')}" for part in (*parts, f"experiments/{name}")
+        )
+        missing = [m for m in loaded if m not in harmless and not m.startswith(watched)]
+        assert not missing, f"{name}: {missing}"
+        assert all((root / "src/ctadam" / part).exists() for part in parts)

@@ -1,0 +1,140 @@
+"""Results on disk: nothing is read that is missing, damaged, mixed or made by other code; nothing is half-written."""
+
+import json
+import os
+
+import pandas as pd
+import pytest
+
+from ctadam import cli
+from ctadam.errors import ArtifactError
+from ctadam.promote import MANIFEST, promote, read_manifest
+from ctadam.provenance import is_complete, sha256, write_atomically, write_table
+from ctadam.store import read_csv, read_runs
+
+SHARD = "growth/shard-1-of-2.parquet"
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def drop_a_column(path):
+    table = pd.read_parquet(path).drop(columns="update_max")
+    write_table(table, path, {})
+
+
+DAMAGE = {
+    "missing": (lambda path: path.unlink(), "shard-1-of-2.parquet is missing"),
+    "truncated": (truncate, "is damaged or was edited"),
+    "edited": (flip_a_byte, "is damaged or was edited"),
+    "without provenance": (lambda path: path.with_suffix(".json").unlink(), "has no provenance"),
+    "provenance no JSON": (lambda path: path.with_suffix(".json").write_text("{"), "is damaged"),
+    "without a column": (drop_a_column, r"lacks the column\(s\) update_max"),
+    "mixed divisions": (lambda path: path.with_name("shard-1-of-3.parquet").touch(), r"several divisions \(2, 3\)"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named(results, damage):
+    damaged, message = DAMAGE[damage]
+    damaged(results / SHARD)
+    with pytest.raises(ArtifactError, match=message):
+        read_runs(results, "growth", ["run", "step", "update_max"])
+    assert cli.main(["predict", "growth", str(results)]) == (0 if damage == "without a column" else 1)
+
+
+@pytest.mark.parametrize("damage", sorted(set(DAMAGE) - {"without a column"}))
+def test_no_figure_and_no_verdict_from_bad_data(results, tmp_path, damage):
+    DAMAGE[damage][0](results / SHARD)
+    assert cli.main(["draw", "fig2", str(results), "--out", str(tmp_path / "figures")]) == 1
+    assert not (tmp_path / "figures").exists()
+    before = (results / "claims.csv").read_bytes()
+    assert cli.main(["judge", str(results)]) == 1
+    assert (results / "claims.csv").read_bytes() == before
+
+
+def test_missing_derived_tables_say_which_command_makes_them(results):
+    (results / "growth/measurements.csv").unlink()
+    with pytest.raises(ArtifactError, match="make it with `ctadam measure growth"):
+        read_csv(results, "growth", "measurements")
+
+
+def test_runs_come_back_sorted(smoke):
+    runs = read_runs(smoke, "growth")
+    assert runs[["run", "step"]].apply(tuple, axis=1).is_monotonic_increasing
+    assert runs["run"].nunique() == 13
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def fail(temporary):
+        with open(temporary, "w") as file:
+            file.write("half")
+        raise OSError(28, os.strerror(28))
+
+    with pytest.raises(ArtifactError, match=r"cannot write .*No space left on device"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_same_table_same_bytes(tmp_path):
+    table = pd.DataFrame({"run": [0, 1], "x": [0.1, 0.2], "name": ["a", "b"]})
+    for name in ("a.parquet", "b.parquet"):
+        write_table(table, tmp_path / name, {"note": 1})
+    assert sha256(tmp_path / "a.parquet") == sha256(tmp_path / "b.parquet")
+    assert is_complete(tmp_path / "a.parquet")
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["note"] == 1 and record["rows"] == 2
+
+
+@pytest.fixture
+def tree(results, tmp_path):
+    """A results directory with complete fresh runs and nothing shipped."""
+    fresh = tmp_path / "tree/fresh"
+    fresh.mkdir(parents=True)
+    results.rename(fresh / "smoke")
+    return tmp_path / "tree"
+
+
+def test_promote_copies_complete_runs_and_lists_them(tree):
+    written = promote("smoke", results=tree)
+    manifest = read_manifest(tree / "cached/smoke")
+    assert set(manifest) == {f"{p.parent.name}/{p.name}" for p in written if p.name != MANIFEST}
+    assert len(manifest) == 6 and all(
+        sha256(tree / "cached/smoke" / name) == digest for name, digest in manifest.items()
+    )
+    pd.testing.assert_frame_equal(read_runs(tree / "cached/smoke", "growth"), read_runs(tree / "fresh/smoke", "growth"))
+
+
+def test_promote_never_overwrites_silently(tree):
+    promote("smoke", results=tree, experiments=["growth"])
+    with pytest.raises(ArtifactError, match="already holds shipped runs: --force"):
+        promote("smoke", results=tree, experiments=["growth"])
+    promote("smoke", results=tree, experiments=["tightness"])  # another experiment is not in the way
+    promote("smoke", results=tree, experiments=["growth"], force=True)
+    assert len(read_manifest(tree / "cached/smoke")) == 6
+
+
+def test_promote_takes_all_or_nothing(tree):
+    flip_a_byte(tree / "fresh/smoke/tightness/shard-1-of-1.parquet")
+    with pytest.raises(ArtifactError, match="incomplete or damaged"):
+        promote("smoke", results=tree)
+    assert not (tree / "cached").exists()
+
+
+def test_a_manifest_that_is_missing_or_unreadable(tree):
+    promote("smoke", results=tree)
+    with pytest.raises(ArtifactError, match=r"scales with shipped results: smoke"):
+        read_manifest(tree / "cached/laptop")
+    (tree / "cached/smoke" / MANIFEST).write_text("nonsense\n")
+    with pytest.raises(ArtifactError, match="cannot read the line 'nonsense'"):
+        read_manifest(tree / "cached/smoke")
