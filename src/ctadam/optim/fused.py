@@ -10,6 +10,7 @@ Decays, learning rate, decay and step count reach the kernel as one small tensor
 import operator
 import types
 from functools import cache
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from ctadam.optim.arithmetic import average_, bias_corrections
 from ctadam.optim.plain import as_real, plain_step
 
 #: Parameters of at most this many elements are packed.
-PACKED_NUMEL = 8192
+PACKED_NUMEL = 16384
 
 
 def _kernel(param, grad, averages, numbers, *, maximize, guarded):
@@ -55,7 +56,7 @@ def _numbers(step, *, stages, lr, eps, weight_decay, dtype, device):
 
 @cache
 def compiled_kernel(k, dtypes, device, maximize, guarded):
-    """(kernel, None), or (None, the error) where it cannot be compiled; tried once for each kind in a process.
+    """(kernel, None), or (None, the reason) where it cannot be compiled; tried once for each kind in a process.
 
     Args:
         k: number of stages.
@@ -83,7 +84,8 @@ def compiled_kernel(k, dtypes, device, maximize, guarded):
             numbers,
         )
     except Exception as error:  # whatever a missing or broken compiler raises
-        return None, error
+        # Not the error itself: its traceback would keep the example alive.
+        return None, f"{type(error).__name__}: {error}".strip().splitlines()[0]
     return kernel, None
 
 
@@ -92,33 +94,22 @@ def _real_dtype(dtype):
     return torch.promote_types(dtype, torch.float32)
 
 
-def fused_step(
-    params, grads, exp_avgs, exp_avg_sqs, steps, *, stages, lr, eps, weight_decay, maximize, tensor_steps, plan
-):
-    """Takes one step, in place; arguments as in `ctadam.optim.plain.plain_step`, and the plan of the step before.
+def fused_step(plan, grads, *, stages, lr, eps, weight_decay, maximize, tensor_steps):
+    """Takes one step of the parameters that `plan` was made for, in place; options as in `plain.plain_step`.
 
     Returns:
-        (plan, error): what to hand to the next step, and the error if a kernel could not be compiled (or None); those
-        parameters have then taken the plain path.
+        None, or the reason if a kernel could not be compiled; the parameters have then taken the plain path.
     """
+    options = {"stages": stages, "lr": lr, "eps": eps, "weight_decay": weight_decay}
     if not tensor_steps:
-        lr = float(lr)
-        stages = [(float(beta1), float(beta2)) for beta1, beta2 in stages]
-    state = [*exp_avgs, *exp_avg_sqs]
-    counts = None if tensor_steps else [step.item() for step in steps]
-    if plan is None or not plan.fits(params, state, counts):
-        plan = _Plan(params, grads, exp_avgs, exp_avg_sqs, counts)
-
-    @cache
-    def numbers_of(count, dtype, device):
-        return _numbers(
-            count, stages=stages, lr=lr, eps=eps, weight_decay=weight_decay, dtype=_real_dtype(dtype), device=device
-        )
-
+        options["lr"] = float(lr)
+        options["stages"] = [(float(beta1), float(beta2)) for beta1, beta2 in stages]
+    known = {}  # parameters with one step count share their numbers
     error = None
     plainly = list(plan.others)
+    launches = []
     for unit in plan.units:
-        flat_param, flat_grad = unit.load(params, grads)
+        flat_param, flat_grad = unit.load(plan.params, grads)
         dtype, device = unit.averages[0].dtype, flat_param.device
         kernel, failure = compiled_kernel(
             len(stages), (flat_param.dtype, flat_grad.dtype, dtype), device, maximize, eps < torch.finfo(dtype).tiny
@@ -127,62 +118,92 @@ def fused_step(
             error = failure
             plainly += unit.indices
             continue
-        first = unit.indices[0]
-        if tensor_steps:
-            steps[first] += 1
-            count = steps[first].double()
-        else:
-            # The number is made a tensor once; the operation would do it for every step count.
-            torch._foreach_add_([steps[index] for index in unit.indices], torch.tensor(1.0), alpha=1.0)
-            count = counts[first] + 1
-        kernel(flat_param, flat_grad, unit.averages, numbers_of(count, dtype, device))
-        unit.store(params)
+        unit.step.add_(1)
+        count = unit.step.double() if tensor_steps else unit.count()
+        numbers = known.get((count, dtype, device))
+        if numbers is None:
+            numbers = _numbers(count, **options, dtype=_real_dtype(dtype), device=device)
+            if not tensor_steps:
+                known[count, dtype, device] = numbers
+        launches.append((unit, kernel, flat_param, flat_grad, numbers))
+    # All at the end: a large kernel empties the caches, and what Python does between two of them then waits for memory.
+    for unit, kernel, flat_param, flat_grad, numbers in launches:
+        kernel(flat_param, flat_grad, unit.averages, numbers)
+        unit.store(plan.params)
     if plainly:
         plain_step(
-            *([tensors[i] for i in plainly] for tensors in (params, grads)),
-            *([[tensors[i] for i in plainly] for tensors in lists] for lists in (exp_avgs, exp_avg_sqs)),
-            [steps[i] for i in plainly],
-            stages=stages,
-            lr=lr,
-            eps=eps,
-            weight_decay=weight_decay,
+            [plan.params[i] for i in plainly],
+            [grads[i] for i in plainly],
+            [[average[i] for i in plainly] for average in plan.exp_avgs],
+            [[average[i] for i in plainly] for average in plan.exp_avg_sqs],
+            [plan.steps[i] for i in plainly],
+            **options,
             maximize=maximize,
             tensor_steps=tensor_steps,
             on_update=None,
         )
-    return plan, error
+    return error
 
 
-class _Plan:
-    """Which parameters are packed and which are launched alone; good for as long as the same tensors come back."""
+class Plan:
+    """Which parameters of a group are packed and which are launched alone: good while the same tensors come back.
 
-    def __init__(self, params, grads, exp_avgs, exp_avg_sqs, counts):
-        self.params = params
-        self.state = [*exp_avgs, *exp_avg_sqs]
+    Args:
+        group: the optimizer's parameter group.
+        state: the optimizer's state.
+        tensors: (params, grads, exp_avgs, exp_avg_sqs, steps) of those parameters that have a gradient.
+    """
+
+    def __init__(self, group, state, tensors):
+        self.params, grads, self.exp_avgs, self.exp_avg_sqs, self.steps = tensors
+        self._group = list(group["params"])
+        self._with_grad = [param.grad is not None for param in self._group]
+        self._state = list(state.values())
+        self._mine = [state[param] for param in self.params]
+        numbers = range(1, group["k"] + 1)
+        self._entries = operator.itemgetter("step", *(f"{n}_{i}" for i in numbers for n in ("exp_avg", "exp_avg_sq")))
+        self._tensors = list(chain.from_iterable(map(self._entries, self._mine)))
+        self._k = group["k"]
+
         self.units = []
         self.others = []  # neither packed nor dense in memory: left to the plain path
         packs = {}
-        for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
-            averages = [average for pair in zip(exp_avgs, exp_avg_sqs, strict=True) for average in pair]
-            averages = [average[index] for average in averages]
-            if counts is not None and param.numel() <= PACKED_NUMEL:
+        for index, (param, grad, entry) in enumerate(zip(self.params, grads, self._mine, strict=True)):
+            step, *averages = self._entries(entry)
+            if param.numel() <= PACKED_NUMEL and not group["capturable"]:
                 # Of one step count, because the bias corrections are one number for the whole pack.
-                key = (param.device, param.dtype, grad.dtype, averages[0].dtype, counts[index])
-                packs.setdefault(key, []).append((index, param, grad, averages))
+                key = param.device, param.dtype, grad.dtype, averages[0].dtype, step.dtype, step.item()
+                packs.setdefault(key, []).append((index, param, grad, step, averages))
             elif param.numel() < 2 or (order := _memory_order(as_real(param))) is None:
                 self.others.append(index)
             else:
-                self.units.append(_Alone(index, param, averages, order))
+                self.units.append(_Alone(index, param, step, averages, order))
         self.units += [_Pack(members) for members in packs.values()]
 
-    def fits(self, params, state, counts):
-        return (
-            len(params) == len(self.params)
-            and len(state) == len(self.state)
-            and all(map(operator.is_, params, self.params))
-            and all(all(map(operator.is_, new, old)) for new, old in zip(state, self.state, strict=True))
-            and (counts is None or all(unit.fits(counts) for unit in self.units))
-        )
+    def grads(self, group, state):
+        """The gradients of `self.params`, or None if anything is not as it was when the plan was made.
+
+        This stands in for collecting parameters and state anew, which for many small parameters costs as much as the
+        step: everything is compared by identity, in C.
+        """
+        grads = [param.grad for param in group["params"]]
+        try:
+            fits = (
+                group["k"] == self._k
+                and _same(group["params"], self._group)
+                and [grad is not None for grad in grads] == self._with_grad
+                and _same(state.values(), self._state)
+                and all(map(operator.is_, chain.from_iterable(map(self._entries, self._mine)), self._tensors))
+                and all(unit.fits() for unit in self.units)
+            )
+        except KeyError:
+            return None
+        grads = [grad for grad in grads if grad is not None]
+        return grads if fits and not any(grad.is_sparse for grad in grads) else None
+
+
+def _same(new, old):
+    return len(new) == len(old) and all(map(operator.is_, new, old))
 
 
 def _memory_order(tensor):
@@ -194,19 +215,24 @@ def _memory_order(tensor):
 class _Alone:
     """A parameter that is launched on its own memory."""
 
-    def __init__(self, index, param, averages, order):
+    def __init__(self, index, param, step, averages, order):
         self.indices = [index]
-        self._order = order
+        self.step = step
+        self._order = None if order == sorted(order) else order
         for average in averages:
             if average.stride() != param.stride():  # a state dict may bring another layout
                 average.data = torch.empty_like(param, dtype=average.dtype).copy_(average)
         self.averages = [self._flat(average) for average in averages]
 
     def _flat(self, tensor):
-        return as_real(tensor).permute(self._order).view(-1)
+        tensor = as_real(tensor)
+        return (tensor if self._order is None else tensor.permute(self._order)).view(-1)
 
-    def fits(self, counts):
+    def fits(self):
         return True
+
+    def count(self):
+        return self.step.item()
 
     def load(self, params, grads):
         param, grad = params[self.indices[0]], grads[self.indices[0]]
@@ -219,22 +245,20 @@ class _Alone:
 
 
 class _Pack:
-    """Small parameters of one kind and step count; their averages become views of common buffers."""
+    """Small parameters of one kind and step count; their averages and steps become views of common buffers."""
 
     def __init__(self, members):
-        self.indices, params, grads, averages = zip(*members, strict=True)
+        self.indices, params, grads, steps, averages = zip(*members, strict=True)
         self._param, self._params = _packed(params)
         self._grad, self._grads = _packed(grads)
-        self.averages = []
-        for tensors in zip(*averages, strict=True):
-            buffer, views = _packed(tensors)
-            torch._foreach_copy_(views, list(tensors))
-            for tensor, view in zip(tensors, views, strict=True):
-                tensor.data = view
-            self.averages.append(buffer)
+        self.step = _moved(steps)[: len(steps)]
+        self.averages = [_moved(tensors) for tensors in zip(*averages, strict=True)]
 
-    def fits(self, counts):
-        return len({counts[index] for index in self.indices}) == 1
+    def fits(self):
+        return bool((self.step == self.step[0]).all())
+
+    def count(self):
+        return self.step[0].item()
 
     def load(self, params, grads):
         torch._foreach_copy_(self._params, [params[index] for index in self.indices])
@@ -246,7 +270,7 @@ class _Pack:
 
 
 def _packed(tensors):
-    """A 1-D real buffer for all the elements of `tensors` (uninitialised, its end zero), and views of it shaped so."""
+    """A 1-D real buffer of zeros for all elements of `tensors`, and views of it shaped like them."""
     reals = [as_real(tensor) for tensor in tensors]
     sizes = [real.numel() for real in reals]
     # Rounded up: full vectors, and never so short (0, 1) that it would be compiled anew.
@@ -256,3 +280,12 @@ def _packed(tensors):
     if tensors[0].is_complex():
         views = [torch.view_as_complex(view) for view in views]
     return buffer, views
+
+
+def _moved(tensors):
+    """Moves the memory of `tensors` into one buffer, which is returned; they stay the objects that they are."""
+    buffer, views = _packed(tensors)
+    torch._foreach_copy_(views, list(tensors))
+    for tensor, view in zip(tensors, views, strict=True):
+        tensor.data = view
+    return buffer

@@ -19,7 +19,7 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 
 from ctadam.optim.foreach import foreach_step
-from ctadam.optim.fused import fused_step
+from ctadam.optim.fused import Plan, fused_step
 from ctadam.optim.plain import plain_step
 from ctadam.optim.stages import check_betas, check_stages, resolve
 from ctadam.theory.stability import growth_rate, nearest_stable_beta2, stability_coefficient
@@ -258,9 +258,6 @@ class KAdam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for number, group in enumerate(self.param_groups):
-            tensors = self._gather(group)
-            if not tensors[0]:
-                continue
             options = {
                 "stages": resolve(group["stages"], group["k"], group["betas"]),
                 "lr": _to_scalar(group["lr"]),
@@ -269,25 +266,34 @@ class KAdam(Optimizer):
                 "maximize": group["maximize"],
                 "tensor_steps": group["capturable"] or group["differentiable"],
             }
-            path = self._path(group, tensors[0])
-            if path == "fused":
-                if self._update_hooks:
-                    raise RuntimeError("`fused` does not support update hooks: the update is never in memory")
-                self._plans[number], error = fused_step(*tensors, **options, plan=self._plans.get(number))
-                if error is not None and not self._warned_fused:
-                    self._warned_fused = True
-                    warnings.warn(
-                        f"`fused=True` could not compile its kernel and takes the plain path: {error!r}", stacklevel=2
-                    )
-            else:
-                run = foreach_step if path == "foreach" else plain_step
+            if group["fused"] and not torch.compiler.is_compiling():  # a compiler that is at work fuses by itself
+                self._fused(number, group, options)
+                continue
+            tensors = self._gather(group)
+            if tensors[0]:
+                run = foreach_step if self._takes_foreach(group, tensors[0]) else plain_step
                 run(*tensors, **options, on_update=self._call_update_hooks if self._update_hooks else None)
         return loss
 
-    def _path(self, group, params):
-        """Which of "plain", "foreach" and "fused" a group takes: as asked, else as torch decides for its own."""
-        if group["fused"] and not torch.compiler.is_compiling():  # the compiler that is at work fuses by itself
-            return "fused"
+    def _fused(self, number, group, options):
+        """One step of a group, on the fused path."""
+        if self._update_hooks:
+            raise RuntimeError("`fused` does not support update hooks: the update is never in memory")
+        plan = self._plans.get(number)
+        grads = None if plan is None else plan.grads(group, self.state)
+        if grads is None:
+            tensors = self._gather(group)
+            self._plans[number] = plan = Plan(group, self.state, tensors)
+            grads = tensors[1]
+        error = fused_step(plan, grads, **options)
+        if error is not None and not self._warned_fused:
+            self._warned_fused = True
+            warnings.warn(
+                f"`fused=True` could not compile its kernel and takes the plain path instead: {error}", stacklevel=4
+            )
+
+    def _takes_foreach(self, group, params):
+        """Whether a group takes the multi-tensor path: as asked, else as torch decides for its own optimizers."""
         foreach = group["foreach"]
         tensor_lr = isinstance(group["lr"], Tensor) and not group["capturable"]
         if foreach is None and group["fused"] is None:
@@ -296,8 +302,7 @@ class KAdam(Optimizer):
         if foreach and tensor_lr:
             raise RuntimeError("lr as a Tensor is not supported for capturable=False and foreach=True")
         # The multi-tensor kernels take decays as numbers only, and autograd does not see through them.
-        foreach = foreach and not group["differentiable"] and not isinstance(_first_beta(group), Tensor)
-        return "foreach" if foreach else "plain"
+        return foreach and not group["differentiable"] and not isinstance(_first_beta(group), Tensor)
 
     def _check_graph_capture(self):
         # torch renamed it between the versions that are supported; the old name warns where the new one exists.
