@@ -30,6 +30,51 @@ class StabilityWarning(UserWarning):
 
 
 class KAdam(Optimizer):
+    """k-Adam: Adam's normalization applied k times in a row (Gould & Tanaka, arXiv 2411.05746, "k-Adam").
+
+    u⁽⁰⁾ = g; stage i = 1 … k averages u⁽ⁱ⁻¹⁾ and its square with decays (γ_i, β_i) and divides, as Adam does with the
+    gradient, to give u⁽ⁱ⁾; then θ ← θ − lr · (weight_decay · θ + u⁽ᵏ⁾). k = 1 is ``torch.optim.AdamW`` (Adam without
+    decay), bit for bit on the default path in float32, float64 and bfloat16. The paper's γ is ``beta1`` and its β is
+    ``beta2``: its pair (β, γ) is torch's ``betas`` in the opposite order.
+
+    Args:
+        params: iterable of parameters, of named parameters, or of dicts that define parameter groups; any of the
+            options below can differ between groups.
+        lr: learning rate ≥ 0; float, or 1-element tensor.
+        betas: base pair (beta1, beta2), floats (or 1-element tensors) in [0, 1), from which `stages` makes the stages'.
+        eps: added to the root in every stage, ≥ 0. With 0, and wherever it is too small to change a zero of the
+            state's dtype, the update is 0 where the root is 0.
+        weight_decay: decoupled (AdamW's), ≥ 0.
+        k: number of stages, each with two averages: the state has 2k numbers for each parameter.
+        stages: ``"naive"``, ``"exp"``, ``"inverse-exp"``, ``"uniform"`` (see `ctadam.optim.stage_betas`), or a sequence
+            of k pairs (beta1, beta2), which makes `betas` irrelevant.
+        maximize: ascend instead of descend.
+        foreach: use torch's multi-tensor kernels. None chooses as torch does (on CUDA).
+        capturable: keep the step count in a tensor beside the parameters, for graph capture. Works on the CPU too.
+        differentiable: let autograd through the step.
+        fused: one kernel for everything, compiled when it is first needed; where that fails, a warning and the
+            plain path. The results are those of the plain path up to rounding.
+        state_dtype: dtype of the averages, at least as precise as the parameters', e.g. ``torch.float64``: gradients
+            are cast up, the update is computed in it, and the new parameter is rounded once. None: the parameters'.
+
+    State of a parameter: ``step`` (0-dim), and ``exp_avg_{i}`` and ``exp_avg_sq_{i}``, i = 1 … k, shaped like it.
+
+    Raises:
+        ValueError: an option out of its range, with its value; `state_dtype` less precise than a parameter.
+        TypeError: k is not an integer.
+        RuntimeError: fused with foreach or differentiable.
+
+    Warns:
+        StabilityWarning: once, when the last stage's betas are outside the stable region C > 0 (section 3 of the
+            paper): its bound on the update holds for whatever the stages before it do, so it alone decides.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = KAdam(model.parameters(), lr=1e-3, k=2)
+        >>> model(torch.ones(3)).sum().backward()
+        >>> optimizer.step()
+    """
+
     def __init__(
         self,
         params,
@@ -83,10 +128,10 @@ class KAdam(Optimizer):
                 raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
             if lr.numel() != 1:
                 raise ValueError("Tensor lr must be 1-element")
-        if not (lr >= 0.0 and math.isfinite(lr)):  # NaN fails both
+        if not _is_finite_and_not_negative(lr):
             raise ValueError(f"Invalid learning rate: {lr}")
         for name, value in (("epsilon", options["eps"]), ("weight_decay", options["weight_decay"])):
-            if not (value >= 0.0 and math.isfinite(value)):
+            if not _is_finite_and_not_negative(value):
                 raise ValueError(f"Invalid {name} value: {value}")
         check_betas(betas)
         for index, beta in enumerate(betas):
@@ -124,7 +169,8 @@ class KAdam(Optimizer):
     def _warn_if_unstable(self, group):
         if self._warned_unstable:
             return
-        beta1, beta2 = (float(beta) for beta in resolve(group["stages"], group["k"], group["betas"])[-1])
+        last = resolve(group["stages"], group["k"], group["betas"])[-1]
+        beta1, beta2 = (beta.item() if isinstance(beta, Tensor) else beta for beta in last)
         coefficient = stability_coefficient(beta1=beta1, beta2=beta2)
         if coefficient > 0:
             return
@@ -308,6 +354,11 @@ class KAdam(Optimizer):
         # torch renamed it between the versions that are supported; the old name warns where the new one exists.
         check = getattr(self, "_accelerator_graph_capture_health_check", None)
         (check or self._cuda_graph_capture_health_check)()
+
+
+def _is_finite_and_not_negative(value):
+    value = value.detach() if isinstance(value, Tensor) else value
+    return bool(value >= 0.0) and math.isfinite(value)  # NaN fails the first
 
 
 def _first_beta(group):
