@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ctadam.data.text import batches
 from ctadam.models.transformer import Transformer
-from ctadam.optim import KAdam
+from ctadam.optim import KAdam, StabilityWarning
 
 #: Columns a table of points must have; any other column is carried through to the result.
 POINT_COLUMNS = ("run", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dtype", "seed", "steps")
@@ -146,7 +146,7 @@ def _train_one(point, corpus, settings, windows, device):
         generator=weights,
     ).to(device)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # unstable pairs are what is studied here
+        warnings.simplefilter("ignore", StabilityWarning)  # unstable pairs are what is studied here
         optimizer = KAdam(
             model.parameters(),
             lr=float(point["lr"]),
