@@ -20,6 +20,8 @@ from ctadam.optim.plain import as_real, plain_step
 
 #: Parameters of at most this many elements are packed.
 PACKED_NUMEL = 16384
+#: The kernel is compiled on an example so long that Inductor decides to run it on all threads.
+EXAMPLE_NUMEL = 1 << 20
 
 
 def _kernel(param, grad, averages, numbers, *, maximize, guarded):
@@ -69,17 +71,15 @@ def compiled_kernel(k, dtypes, device, maximize, guarded):
     fresh.__kwdefaults__ = {"maximize": maximize, "guarded": guarded}
     kernel = torch.compile(fresh, fullgraph=True, dynamic=True, options={"cpp.dynamic_threads": True})
     param_dtype, grad_dtype, state_dtype = dtypes
-    # Compiled on a long example, so that Inductor decides to run it on all threads.
-    numel = 1 << 20
-    state = [torch.zeros(numel, dtype=state_dtype, device=device) for _ in range(2 * k)]
+    state = [torch.zeros(EXAMPLE_NUMEL, dtype=state_dtype, device=device) for _ in range(2 * k)]
     stages = [(0.9, 0.999)] * k
     numbers = _numbers(
         1.0, stages=stages, lr=0.0, eps=1.0, weight_decay=0.0, dtype=_real_dtype(state_dtype), device=device
     )
     try:
         kernel(
-            torch.zeros(numel, dtype=param_dtype, device=device),
-            torch.zeros(numel, dtype=grad_dtype, device=device),
+            torch.zeros(EXAMPLE_NUMEL, dtype=param_dtype, device=device),
+            torch.zeros(EXAMPLE_NUMEL, dtype=grad_dtype, device=device),
             state,
             numbers,
         )
@@ -174,7 +174,7 @@ class Plan:
                 # Of one step count, because the bias corrections are one number for the whole pack.
                 key = param.device, param.dtype, grad.dtype, averages[0].dtype, step.dtype, step.item()
                 packs.setdefault(key, []).append((index, param, grad, step, averages))
-            elif param.numel() < 2 or (order := _memory_order(as_real(param))) is None:
+            elif as_real(param).numel() < 2 or (order := _memory_order(as_real(param))) is None:
                 self.others.append(index)
             else:
                 self.units.append(_Alone(index, param, step, averages, order))

@@ -312,7 +312,7 @@ class KAdam(Optimizer):
                 "maximize": group["maximize"],
                 "tensor_steps": group["capturable"] or group["differentiable"],
             }
-            if group["fused"] and not torch.compiler.is_compiling():  # a compiler that is at work fuses by itself
+            if group["fused"]:
                 self._fused(number, group, options)
                 continue
             tensors = self._gather(group)
@@ -321,6 +321,7 @@ class KAdam(Optimizer):
                 run(*tensors, **options, on_update=self._call_update_hooks if self._update_hooks else None)
         return loss
 
+    @torch.compiler.disable  # inside a compiled step it brings its own kernel
     def _fused(self, number, group, options):
         """One step of a group, on the fused path."""
         if self._update_hooks:

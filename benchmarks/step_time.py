@@ -1,0 +1,232 @@
+"""Time of an optimizer step: KAdam's paths against torch's AdamW, in one process, as ratios.
+
+    python benchmarks/step_time.py             measure, write results/cached/benchmarks/, renew the table
+    python benchmarks/step_time.py --table     renew the table in docs/kadam.md from what is there
+    python benchmarks/step_time.py --check     exit 1 if that table is not what the results say
+
+All contenders step the same parameters and gradients, one after the other in each repetition, so that whatever else the
+machine does meets all of them; a ratio is taken within a repetition. Times of a repetition are means over enough steps
+to last `--seconds` (torch.utils.benchmark). The paths of one k share their state, which bounds the memory.
+"""
+
+import argparse
+import csv
+import hashlib
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results" / "cached" / "benchmarks"
+PAGE = ROOT / "docs" / "kadam.md"
+BEGIN, END = "<!-- table of benchmarks/step_time.py -->", "<!-- end of table -->"
+FIELDS = ["device", "threads", "layout", "numel", "tensors", "contender", "k", "repetition", "seconds"]
+PATHS = {"plain": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+#: name -> (sizes, number of tensors for a size)
+LAYOUTS = {
+    "few large": ([10**4, 10**5, 10**6, 10**7, 10**8], lambda numel: 4),
+    "many small": ([10**4, 10**5, 10**6, 10**7], lambda numel: numel // 1000),
+}
+
+
+def measure(device, threads, repetitions, seconds, largest):
+    """Yields one row (see FIELDS) for each contender, size, layout and repetition."""
+    import torch
+    from torch.utils.benchmark import Timer
+
+    from ctadam import KAdam
+
+    torch.set_num_threads(threads)
+    for layout, (sizes, count) in LAYOUTS.items():
+        for numel in (size for size in sizes if size <= largest):
+            params = [torch.randn(numel // count(numel), device=device) for _ in range(count(numel))]
+            for param in params:
+                param.grad = torch.randn_like(param)
+            for k in range(1, 5):
+                steps = {("copy", 0): _copier(torch.empty(numel, device=device))}
+                torch_state, state = None, None
+                for path, options in PATHS.items():
+                    peer = torch.optim.AdamW(params, lr=1e-6, **options)
+                    mine = KAdam(params, lr=1e-6, k=k, **options)
+                    # One state for all paths of one optimizer; the first to step creates it.
+                    peer.state = torch_state = peer.state if torch_state is None else torch_state
+                    mine.state = state = mine.state if state is None else state
+                    steps["torch " + path, 1] = peer.step
+                    steps["KAdam " + path, k] = mine.step
+                number = {}
+                for key, step in steps.items():
+                    step(), step()
+                    once = Timer("step()", globals={"step": step}, num_threads=threads).timeit(1).mean
+                    number[key] = max(1, min(10_000, round(seconds / once)))
+                for repetition in range(repetitions):
+                    for key, step in steps.items():
+                        timer = Timer("step()", globals={"step": step}, num_threads=threads)
+                        time = timer.timeit(number[key]).mean
+                        contender, _ = key
+                        # torch's AdamW has one stage whichever k it is compared with; k says which comparison it is.
+                        yield [device, threads, layout, numel, len(params), contender, k, repetition, f"{time:.4e}"]
+                print(f"{device}, {threads} threads, {layout}, {numel:.0e}, k={k}", file=sys.stderr, flush=True)
+                del steps, torch_state, state
+
+
+def _copier(source):
+    target = source.clone()
+    return lambda: target.copy_(source)
+
+
+COMPILE = """
+import time, torch, torch._inductor.compile_fx
+from ctadam import KAdam
+param = torch.randn(10**6); param.grad = torch.randn(10**6)
+for k in (1, 2):
+    optimizer = KAdam([param], k=k, fused=True)
+    start = time.perf_counter(); optimizer.step(); first = time.perf_counter() - start
+    start = time.perf_counter(); optimizer.step(); print(first - (time.perf_counter() - start))
+"""
+
+
+def compile_seconds():
+    """Seconds that the first fused step takes longer than the second: with an empty and a filled disk cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        seconds = {}
+        for name in ("empty cache", "filled cache"):
+            run = subprocess.run(
+                [sys.executable, "-c", COMPILE],
+                env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            first, second = (round(float(line), 2) for line in run.stdout.split())
+            seconds[name] = {"first kernel of a process": first, "next kernel": second}
+    return seconds
+
+
+def processor(device):
+    import torch
+
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    try:
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        return f"{names[0].split(':')[1].strip()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    except (OSError, IndexError):
+        return platform.processor()
+
+
+def run(args):
+    import torch
+
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    target = RESULTS / f"step_time_{args.device}.csv"
+    temporary = target.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(FIELDS)
+        for threads in args.threads:
+            for row in measure(args.device, threads, args.repetitions, args.seconds, args.largest):
+                writer.writerow(row)
+                file.flush()
+    provenance = {
+        "command": "python benchmarks/step_time.py " + " ".join(sys.argv[1:]),
+        "repetitions": args.repetitions,
+        "processor": processor(args.device),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
+        ).stdout.strip(),
+        "compile_seconds": compile_seconds(),
+        "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
+    }
+    temporary.replace(target)
+    target.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
+
+
+def load(path):
+    """{(threads, layout, numel, k): {contender: seconds of each repetition}}"""
+    cases = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            key = int(row["threads"]), row["layout"], int(row["numel"]), int(row["k"])
+            cases.setdefault(key, {}).setdefault(row["contender"], []).append(float(row["seconds"]))
+    return cases
+
+
+def _ratio(ours, theirs):
+    """median (lower quartile–upper quartile) of the repetitions' ratios"""
+    low, median, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
+    return f"{median:.2f} ({low:.2f}–{high:.2f})"
+
+
+def table(results=RESULTS):
+    """The text between the markers of the page, made from the results alone."""
+    lines = []
+    for path in sorted(results.glob("step_time_*.csv")):
+        provenance = json.loads(path.with_suffix(".json").read_text())
+        cases = load(path)
+        for threads, rows in itertools.groupby(sorted(cases), key=lambda key: key[0]):
+            lines += [
+                f"{provenance['processor']}; {threads} thread{'s' if threads > 1 else ''}; torch {provenance['torch']}; "
+                f"medians of {provenance['repetitions']} interleaved repetitions, quartiles in brackets.",
+                "",
+                "| layout | parameters | k | plain / torch plain | foreach / torch foreach | fused / torch fused "
+                "| fused: bandwidth / copy |",
+                "|---|---|---|---|---|---|---|",
+            ]
+            for key in rows:
+                _, layout, numel, k = key
+                times = cases[key]
+                ratios = [_ratio(times[f"KAdam {p}"], times[f"torch {p}"]) for p in PATHS]
+                # Bytes over time, against a copy's 8 bytes an element.
+                share = [t * 8 / (12 + 16 * k) for t in times["KAdam fused"]]
+                ratios.append(_ratio(times["copy"], share))
+                size = f"10^{len(str(numel)) - 1}"
+                lines.append(f"| {layout} | {size} | {k} | " + " | ".join(ratios) + " |")
+            lines.append("")
+        lines += ["Compiling the fused kernel (seconds, on the same machine):", ""]
+        lines += ["| disk cache | first kernel of a process | next kernel |", "|---|---|---|"]
+        for name, cost in provenance["compile_seconds"].items():
+            lines.append(f"| {name} | {cost['first kernel of a process']} | {cost['next kernel']} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def page_with(text, page):
+    """`page` with `text` between the markers."""
+    head, rest = page.split(BEGIN)
+    _, tail = rest.split(END)
+    return f"{head}{BEGIN}\n\n{text}\n{END}{tail}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", action="store_true", help="only renew the table in docs/kadam.md")
+    parser.add_argument("--check", action="store_true", help="only exit 1 if the table is stale")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="CPU threads, one table for each")
+    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.05, help="time of one contender in one repetition")
+    parser.add_argument("--largest", type=float, default=1e8, help="leave out larger sizes")
+    args = parser.parse_args()
+    if args.repetitions < 2:
+        parser.error("a spread needs at least 2 repetitions")
+    if not (args.table or args.check):
+        run(args)
+    page = PAGE.read_text()
+    renewed = page_with(table(), page)
+    if args.check:
+        if renewed != page:
+            sys.exit(f"the table in {PAGE.relative_to(ROOT)} is stale: run python benchmarks/step_time.py --table")
+    else:
+        PAGE.write_text(renewed)
+
+
+if __name__ == "__main__":
+    main()

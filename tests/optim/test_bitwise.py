@@ -1,0 +1,48 @@
+"""k = 1 is torch's Adam, and with decay its AdamW, bit for bit."""
+
+import pytest
+import torch
+from common import all_kinds, clones, give_grads
+
+from ctadam import KAdam
+
+KEYS = {"step": "step", "exp_avg": "exp_avg_1", "exp_avg_sq": "exp_avg_sq_1"}
+
+
+def _assert_same_trajectory(mine, other, ours, theirs, steps=20):
+    for step in range(steps):
+        give_grads(ours, theirs, none={step % len(ours)})
+        mine.step()
+        other.step()
+        for left, right in zip(ours, theirs, strict=True):
+            assert torch.equal(left, right)
+            for key, value in other.state[right].items():
+                assert torch.equal(mine.state[left][KEYS[key]], value), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weight_decay": 0.1}, {"maximize": True}, {"eps": 0.0, "betas": (0.5, 0.75)}, {"lr": torch.tensor(0.01)}],
+    ids=["default", "decay", "maximize", "eps=0", "tensor lr"],
+)
+def test_plain(dtype, options):
+    options = {"lr": 0.01, **options}
+    ours = all_kinds(dtype)
+    theirs = clones(ours)
+    peer = torch.optim.AdamW if options.get("weight_decay") else torch.optim.Adam
+    mine, other = (
+        KAdam(ours, k=1, foreach=False, **options),
+        peer(theirs, foreach=False, **options),
+    )
+    _assert_same_trajectory(mine, other, ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_foreach(dtype, decay):
+    ours = all_kinds(dtype)
+    theirs = clones(ours)
+    mine = KAdam(ours, lr=0.01, k=1, foreach=True, weight_decay=decay)
+    other = torch.optim.AdamW(theirs, lr=0.01, foreach=True, weight_decay=decay)
+    _assert_same_trajectory(mine, other, ours, theirs)
