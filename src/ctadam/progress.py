@@ -30,5 +30,5 @@ class Progress:
         now = time.monotonic()
         if now - self.said >= self.every or self.done >= self.total:
             self.said = now
-            meter = tqdm.format_meter(self.done, self.total, now - self.start, ncols=100, ascii=True, unit=self.unit)
+            meter = tqdm.format_meter(self.done, self.total, now - self.start, ncols=100, ascii=" =", unit=self.unit)
             log.info("%s %s", self.label, meter)
