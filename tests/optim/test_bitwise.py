@@ -1,8 +1,8 @@
-"""k = 1 is torch's Adam, and with decay its AdamW, bit for bit."""
+"""k = 1 is torch's Adam, and with decay its AdamW, bit for bit; on the CPU foreach is the plain path, bit for bit."""
 
 import pytest
 import torch
-from common import all_kinds, clones, give_grads
+from common import all_kinds, assert_same, clones, give_grads
 
 from ctadam import KAdam
 
@@ -46,3 +46,17 @@ def test_foreach(dtype, decay):
     mine = KAdam(ours, lr=0.01, k=1, foreach=True, weight_decay=decay)
     other = torch.optim.AdamW(theirs, lr=0.01, foreach=True, weight_decay=decay)
     _assert_same_trajectory(mine, other, ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize("k", [2, 3])
+def test_foreach_is_the_plain_path(dtype, k):
+    left = all_kinds(dtype)
+    right = clones(left)
+    options = {"lr": 0.01, "k": k, "weight_decay": 0.1}
+    optimizers = KAdam(left, foreach=False, **options), KAdam(right, foreach=True, **options)
+    for step in range(10):
+        give_grads(left, right, none={step % len(left)})
+        for optimizer in optimizers:
+            optimizer.step()
+        assert_same(*optimizers)

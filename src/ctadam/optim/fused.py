@@ -53,7 +53,10 @@ def _numbers(step, *, stages, lr, eps, weight_decay, dtype, device):
         numbers += [1 - beta1, beta2, 1 - beta2, correction1 / correction2_sqrt, eps * correction1]
     if any(isinstance(number, Tensor) for number in numbers):
         return torch.stack([torch.as_tensor(number, dtype=dtype, device=device) for number in numbers])
-    return torch.tensor(numbers, dtype=dtype, device=device)
+    tensor = torch.tensor(numbers, dtype=dtype)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # or the copy would wait for the device
+    return tensor.to(device, non_blocking=True)
 
 
 @cache

@@ -194,11 +194,10 @@ class KAdam(Optimizer):
             # Options that did not exist when an older state dict was written.
             for name in ("k", "stages", "maximize", "foreach", "capturable", "differentiable", "fused", "state_dtype"):
                 group.setdefault(name, self.defaults[name])
-            on_device = group["capturable"] or group["fused"]
             for param in group["params"]:
                 step = self.state[param].get("step") if param in self.state else None
                 if step is not None and not isinstance(step, Tensor):
-                    self.state[param]["step"] = _new_step(param, on_device=on_device, value=float(step))
+                    self.state[param]["step"] = _new_step(param, group, value=float(step))
 
     def load_state_dict(self, state_dict):
         loaded = {}
@@ -206,22 +205,26 @@ class KAdam(Optimizer):
         def remember(optimizer, state_dict):
             loaded.update(state_dict)
 
-        def restore_precision(optimizer):
-            # torch has cast the averages to the parameter's dtype; take them from the source again where that lost
-            # digits.
+        def restore(optimizer):
+            # torch has cast the averages to the parameter's dtype: they are taken from the source again where that
+            # lost digits. And it puts the step counts of fused groups beside the parameters.
             saved = [index for group in loaded["param_groups"] for index in group["params"]]
             params = [(param, group) for group in optimizer.param_groups for param in group["params"]]
             for index, (param, group) in zip(saved, params, strict=True):
+                if param not in optimizer.state:
+                    continue
+                state = optimizer.state[param]
                 dtype = _state_dtype(param, group["state_dtype"])
                 if dtype != param.dtype:
-                    state = optimizer.state[param]
-                    for key, value in loaded["state"].get(index, {}).items():
+                    for key, value in loaded["state"][index].items():
                         if key != "step" and isinstance(value, Tensor):
                             state[key] = value.to(dtype=dtype, device=param.device)
+                if not group["capturable"] and "step" in state:
+                    state["step"] = state["step"].to("cpu")
 
         # As hooks, so that they see what the user's own hooks leave behind (last), and these see the result (first).
         last = self.register_load_state_dict_pre_hook(remember)
-        first = self.register_load_state_dict_post_hook(restore_precision, prepend=True)
+        first = self.register_load_state_dict_post_hook(restore, prepend=True)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -259,7 +262,7 @@ class KAdam(Optimizer):
                 raise RuntimeError("KAdam does not support sparse gradients, please consider SparseAdam instead")
             state = self.state[param]
             if len(state) == 0:
-                state["step"] = _new_step(param, on_device=group["capturable"] or group["fused"])
+                state["step"] = _new_step(param, group)
                 dtype = _state_dtype(param, group["state_dtype"])
                 for i in range(1, group["k"] + 1):
                     for key in (f"exp_avg_{i}", f"exp_avg_sq_{i}"):
@@ -367,13 +370,11 @@ def _first_beta(group):
     return (group["betas"] if isinstance(group["stages"], str) else group["stages"][0])[0]
 
 
-def _new_step(param, *, on_device, value=0.0):
-    # On the CPU unless asked otherwise: reading it there costs no synchronisation.
-    return torch.tensor(
-        value,
-        dtype=torch.float32 if on_device else _get_scalar_dtype(),
-        device=param.device if on_device else "cpu",
-    )
+def _new_step(param, group, value=0.0):
+    # On the CPU unless a graph is to be captured: reading it there costs no synchronisation.
+    if group["capturable"]:
+        return torch.tensor(value, dtype=torch.float32, device=param.device)
+    return torch.tensor(value, dtype=_get_scalar_dtype(), device="cpu")
 
 
 def _state_dtype(param, state_dtype):
