@@ -74,6 +74,33 @@ def lag_error(*, beta1, order=1, kernel: Kernel = "paper"):
     return 1 / kernel_rate(beta1, kernel=kernel) - beta1 / (1 - beta1) + (order - 2) / 2
 
 
+def curvature_limit(*, beta1, order=None, kernel: Kernel = "paper"):
+    """Up to which curvature a minimum is stable: the largest x = η·h for a quadratic of preconditioned curvature h.
+
+    With √v held fixed and no weight decay, Adam on ½hθ² is m_n = γm_{n−1} + (1−γ)hθ_n, θ_{n+1} = θ_n − ηm_n, stable for
+    x < 2(1+γ)/(1−γ) (the stability threshold of full-batch Adam; Cohen et al., arXiv 2207.14484). Its equations are
+    stable (derived for this artifact, by Routh's criterion)
+
+    - of first order, (s + a)·s + a·x = 0: for every x;
+    - of second order, (s + a)(s + ½s²) + a·x = 0: for x < 2 + a only, a the kernel's rate per step.
+
+    So with the usual γ = 0.9 the optimizer bears 38, the second-order equation 2.1, and the first-order one everything.
+
+    Args:
+        beta1: decay of the first moment (paper's γ), in (0, 1).
+        order: 1 or 2; None for the optimizer.
+        kernel: as in `adam`; without effect on the optimizer.
+
+    Raises:
+        ValueError: as `adam`.
+    """
+    rate = kernel_rate(beta1, kernel=kernel)
+    if order is None:
+        return 2 * (1 + beta1) / (1 - beta1)
+    _check_order(order)
+    return math.inf if order == 1 else 2 + rate
+
+
 def _check_order(order):
     if order not in ORDERS:
         raise ValueError(f"Invalid order: {order!r} is neither 1 nor 2")
