@@ -34,10 +34,6 @@ from ctadam.theory import flow
 EQUATIONS = [(order, kernel) for order in flow.ORDERS for kernel in flow.KERNELS]
 MODELS = ("mlp", "transformer")
 
-# Where gradients of the first step are nearly zero, v starts nearly zero and the update turns within a fraction of a
-# step. So the solver starts with this many substeps a step and needs ever fewer as v fills.
-_FIRST_SUBSTEPS = 16
-
 
 def points(parameters):
     """The table of runs: a row a run, with the columns
@@ -134,12 +130,15 @@ class _Problem:
 class _Equation:
     """The runs of one equation, integrated together, and perhaps those of them with the same in another way beside it.
 
-    ``rows``: places of these runs in the batch of the optimizer's; ``least``: substeps a step once v has filled.
+    ``rows``: places of these runs in the batch of the optimizer's; ``first``, ``least``: substeps in the first step and
+    in late ones. Where gradients of the first step are nearly zero, v starts nearly zero and the update turns within a
+    fraction of a step; the solver needs ever fewer substeps as v fills.
     """
 
     def __init__(self, problem, rows, theta, runs, parameters):
         order, kernel, p = runs[["order", "kernel", "p"]].iloc[0]
-        self.rows, self.least = rows, parameters[runs["model"].iloc[0]]["substeps"][order - 1]
+        self.rows = rows
+        self.first, self.least = parameters["first_substeps"], parameters[runs["model"].iloc[0]]["substeps"][order - 1]
         self.error = torch.full((len(runs), runs["steps"].iloc[0] + 1), math.nan, dtype=torch.float64)
         self.beside = torch.full_like(self.error, math.nan)
         lr, decay = (torch.tensor(runs[[name]].to_numpy(), device=theta.device) for name in ("lr", "weight_decay"))
@@ -156,10 +155,12 @@ class _Equation:
             self.other_state = self.other.start(theta[picked])
 
     def advance(self, n):
-        substeps = max(self.least, 2 * math.ceil(2 * _FIRST_SUBSTEPS / (n + 4)))
+        substeps = max(self.least, 2 * math.ceil(2 * self.first / (n + 4)))  # even, so that it can be halved
         self.state = _integrate(self.flow, self.state, n, substeps)
         if self.other is not None:
-            self.other_state = _integrate(self.other, self.other_state, n, substeps if self.relabelled else substeps // 2)
+            self.other_state = _integrate(
+                self.other, self.other_state, n, substeps if self.relabelled else substeps // 2
+            )
 
     def record(self, n, theta, distance):
         """Errors after n steps, relative to the distance that the optimizer has travelled."""
@@ -192,7 +193,9 @@ def _run_model(problem, points, parameters, progress):
     shown = torch.stack([starts[seed][1] for seed in configs["seed"]])[:, : parameters["picture"]["weights"]]
     lr, decay = (torch.tensor(configs[[name]].to_numpy(), device=theta.device) for name in ("lr", "weight_decay"))
     place = configs.reset_index(names="row").set_index(["lr", "weight_decay", "seed"])["row"]
-    points = points.assign(row=[place[key] for key in zip(points["lr"], points["weight_decay"], points["seed"], strict=True)])
+    points = points.assign(
+        row=[place[key] for key in zip(points["lr"], points["weight_decay"], points["seed"], strict=True)]
+    )
 
     equations = []
     for _, runs in points[points["variant"] != "discrete"].groupby(["variant", "order", "kernel", "p"], sort=False):

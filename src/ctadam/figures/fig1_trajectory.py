@@ -38,7 +38,9 @@ def draw(results):
     axes[0, 0].set_ylim(low, high + 0.14 * (high - low))  # room for the legend
 
     lr = pictured["lr"].iloc[0]
-    _over_time(axes[1, 0], runs[(runs["variant"] == "flow") & np.isclose(runs["lr"], lr) & (runs["weight_decay"] == plain)])
+    _over_time(
+        axes[1, 0], runs[(runs["variant"] == "flow") & np.isclose(runs["lr"], lr) & (runs["weight_decay"] == plain)]
+    )
     axes[1, 0].set_title(f"all weights, $\\eta={lr:g}$, no decay" if plain == 0 else f"all weights, $\\eta={lr:g}$")
     _over_rates(axes[1, 1], table[table["weight_decay"] == plain])
     axes[1, 1].set_title(f"after {table['steps'].max()} steps; slopes of ln error on ln $\\eta$")
