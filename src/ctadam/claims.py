@@ -188,8 +188,8 @@ def _t2(e):
 
 @_claim(
     "T3", "D", "p only relabels time",
-    statistic="largest difference, over all steps and equations, of the solution in t = n·η^p from that in steps, relative to the "
-    "distance travelled", rule="at most 5e-10, so that any two p differ by at most 1e-9", experiment="trajectory",
+    statistic="largest difference, over all steps and equations, of the solution in t = n·η^p from that in steps, relative to "
+    "the distance travelled", rule="at most 5e-10, so that any two p differ by at most 1e-9", experiment="trajectory",
 )  # fmt: skip
 def _t3(e):
     runs = e.table.query("variant == 'relabelled'")

@@ -31,26 +31,31 @@ def draw(results):
     for ax, decay in zip(axes[0], (plain, decayed), strict=True):
         _weights(ax, pictured[pictured["weight_decay"] == decay])
         name = "Adam" if decay == 0 else f"AdamW, $\\lambda={decay:g}$"
-        ax.set_title(f"{name}: single weights of the {MODELS[SHOWN]}")
-    axes[0, 1].sharey(axes[0, 0])
-    axes[0, 0].legend(handles=_weight_handles(), loc="upper left", ncols=2, bbox_to_anchor=(0, 1.0))
-    low, high = axes[0, 0].get_ylim()
-    axes[0, 0].set_ylim(low, high + 0.14 * (high - low))  # room for the legend
+        ax.set_title(f"{name}: {MODELS[SHOWN]}, single weights")
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.14 * (high - low))  # room for the legend
+        ax.legend(handles=_weight_handles(), loc="upper left", ncols=2)
 
     lr = pictured["lr"].iloc[0]
     _over_time(
         axes[1, 0], runs[(runs["variant"] == "flow") & np.isclose(runs["lr"], lr) & (runs["weight_decay"] == plain)]
     )
     axes[1, 0].set_title(f"all weights, $\\eta={lr:g}$, no decay" if plain == 0 else f"all weights, $\\eta={lr:g}$")
-    _over_rates(axes[1, 1], table[table["weight_decay"] == plain])
-    axes[1, 1].set_title(f"after {table['steps'].max()} steps; slopes of ln error on ln $\\eta$")
-    axes[1, 1].sharey(axes[1, 0])
+    slopes = _over_rates(axes[1, 1], table[table["weight_decay"] == plain])
+    axes[1, 1].set_title(f"all weights, after {table['steps'].max()} steps")
     equations = [
-        Line2D([], [], color=style.EQUATION_COLORS[key], marker=style.EQUATION_MARKERS[key], mfc="w", label=name)
+        Line2D(
+            [], [], color=style.EQUATION_COLORS[key], marker=style.EQUATION_MARKERS[key], mfc="w",
+            label=f"{name} ({', '.join(f'{slopes[model, key]:.2f}' for model in MODELS)})",
+        )
         for key, name in EQUATIONS.items()
-    ]
+    ]  # fmt: skip
     models = [Line2D([], [], color="0.3", ls=style.MODEL_LINES[key], label=name) for key, name in MODELS.items()]
-    figure.legend(handles=[*equations, *models], loc="outside lower center", ncols=3)
+    figure.legend(
+        handles=[*equations, *models], loc="outside lower center", ncols=3,
+        title="equation (slopes of ln error on ln $\\eta$ in (d): " + ", ".join(MODELS.values()) + ")",
+        title_fontsize=7,
+    )  # fmt: skip
     style.label_panels(axes.flat)
     sns.despine(figure)
     return figure
@@ -94,8 +99,8 @@ def _over_time(ax, runs):
 
 
 def _over_rates(ax, table):
-    """Relative error at the end against the learning rate, mean over seeds, with the slopes of its logarithm."""
-    notes = []
+    """Relative error at the end against the learning rate, mean over seeds. Gives the slopes of its logarithm."""
+    slopes = {}
     for model in MODELS:
         for key in EQUATIONS:
             some = table[(table["model"] == model) & (table["order"] == key[0]) & (table["kernel"] == key[1])]
@@ -104,20 +109,16 @@ def _over_rates(ax, table):
                 mean.index, mean, style.MODEL_LINES[model], color=style.EQUATION_COLORS[key], lw=1.1,
                 marker=style.EQUATION_MARKERS[key], ms=4, mfc="w",
             )  # fmt: skip
-            good = some[some["error_end"] > 0]
-            if good["lr"].nunique() > 1:
-                slope = np.polyfit(np.log(good["lr"]), np.log(good["error_end"]), 1)[0]
-                notes.append((model, key, slope))
-    for model in MODELS:
-        slopes = [f"{slope:.2f}" for name, _, slope in notes if name == model]
-        if slopes:
-            y = 0.20 - 0.07 * list(MODELS).index(model)
-            ax.text(0.98, y, f"{MODELS[model]}: {', '.join(slopes)}", transform=ax.transAxes, ha="right", fontsize=6.5)
-    if notes:
-        ax.text(0.98, 0.27, "slopes, in the legend's order", transform=ax.transAxes, ha="right", fontsize=6.5)
+            good = some[np.isfinite(some["error_end"]) & (some["error_end"] > 0)]
+            several = good["lr"].nunique() > 1
+            slopes[model, key] = np.polyfit(np.log(good["lr"]), np.log(good["error_end"]), 1)[0] if several else np.nan
     _tolerance(ax)
     ax.set(xscale="log", yscale="log", xlabel=r"learning rate $\eta$")
+    rates = sorted(table["lr"].unique())
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.minorticks_off()
     ax.set_ylabel(r"$\|\theta_{\mathrm{eq}}-\theta_n\|\,/\,\|\theta_n-\theta_0\|$")
+    return slopes
 
 
 def _tolerance(ax):

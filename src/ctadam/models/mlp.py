@@ -1,5 +1,6 @@
 """A multilayer perceptron with tanh between its layers: smooth, so that a solver's order can be seen through it."""
 
+import itertools
 import math
 
 import torch
@@ -22,7 +23,7 @@ class MLP(nn.Sequential):
             raise ValueError(f"depth {depth} is less than 1")
         sizes = [features, *[width] * depth, classes]
         layers = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.Tanh()]
         super().__init__(*layers[:-1])
         self._initialize(generator)
