@@ -1,5 +1,6 @@
 """The differential equations: closed forms, the solver's order, the claim about p, and the discrete optimizer's limit."""
 
+import itertools
 import math
 
 import numpy as np
@@ -118,7 +119,7 @@ FAR = torch.tensor([2.0, 3.0, -1.5], dtype=torch.float64)
 def test_fourth_order_by_step_halving(order, kernel):
     equation = flow.adamw(bowl, lr=LR, weight_decay=0.5, order=order, kernel=kernel, **PAIR)
     ends = [solve(equation, FAR, 20, substeps)[0][-1] for substeps in (4, 8, 16, 32)]
-    errors = [float((coarse - fine).norm()) for coarse, fine in zip(ends, ends[1:], strict=False)]
+    errors = [float((coarse - fine).norm()) for coarse, fine in itertools.pairwise(ends)]
     observed = np.log2(np.array(errors[:-1]) / errors[1:])
     assert ((observed > 3.7) & (observed < 4.3)).all(), (errors, observed)
 
@@ -200,10 +201,7 @@ def linearised(x, *, beta1, order=None, kernel="paper"):
         matrix = np.array([[1 - (1 - beta1) * x, -beta1], [(1 - beta1) * x, beta1]])  # of (θ, m), η = 1
         return bool((np.abs(np.linalg.eigvals(matrix)) < 1).all())
     a = flow.kernel_rate(beta1, kernel=kernel)
-    if order == 1:
-        matrix = [[0, -1], [a * x, -a]]
-    else:
-        matrix = [[0, 1, 0], [0, -2, -2], [a * x, 0, -a]]
+    matrix = [[0, -1], [a * x, -a]] if order == 1 else [[0, 1, 0], [0, -2, -2], [a * x, 0, -a]]
     return bool((np.linalg.eigvals(matrix).real < 0).all())
 
 
