@@ -144,7 +144,8 @@ TRACKED_LR, SETTLED = 1e-3, 60
 
 
 def _equation(order, kernel):
-    return f"{'first' if order == 1 else 'second'} order, {'paper' if kernel == 'paper' else 'exact'} kernel"
+    names = {"paper": "the paper's kernel", "exact": "exact kernel"}
+    return f"{'first' if order == 1 else 'second'} order with {names[kernel]}"
 
 
 def _tracks(e, runs):
@@ -152,16 +153,18 @@ def _tracks(e, runs):
     runs = runs[np.isclose(runs["lr"], TRACKED_LR)]
     if runs.empty or runs["steps"].max() < SETTLED:
         return Outcome("0", "", INCONCLUSIVE, f"no run of {SETTLED} steps or more with lr {TRACKED_LR:g}")
+    # A run that was not finite at its end tracks nothing.
+    runs = runs.assign(error_end=runs["error_end"].fillna(np.inf))
     verdicts, values, notes = set(), [], []
     for model, group in runs.groupby("model"):
         papers = group.query("order == 2 and kernel == 'paper'")
-        errors = papers["error_end"].fillna(np.inf)
+        errors = papers["error_end"]
         verdicts.add(_verdict(errors.min(), errors.max(), lambda x: x <= 0.05))
         values.append(f"{model} {_interval(errors.mean(), errors.min(), errors.max())}")
         left = papers.loc[papers["above_from"] >= 0, "above_from"]
         means = group.groupby(["order", "kernel"])["error_end"].mean()
         notes.append(
-            f"{model}: " + ("within 5 % to the end" if left.empty else f"above 5 % for good from step {left.min()} of "
+            f"{model}: " + ("within 5 % to the end" if left.empty else f"above 5 % for good from step {int(left.min())} of "
             f"{papers['steps'].max()}") + f"; best {_equation(*means.idxmin())}, {means.min():.3g}"
         )  # fmt: skip
     return Outcome("0", "; ".join(values), _worst(verdicts), ". ".join(notes))
@@ -217,6 +220,7 @@ def _log_slope(runs, column):
 )  # fmt: skip
 def _t4(e):
     runs = e.table.query("variant == 'flow' and weight_decay == 0")
+    runs = runs.assign(error_end=runs["error_end"].fillna(np.inf))
     if runs.empty or runs["steps"].max() < SETTLED:
         return Outcome("> 0", "", INCONCLUSIVE, f"no run of {SETTLED} steps or more")
     verdicts, values, notes = set(), [], []

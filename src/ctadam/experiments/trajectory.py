@@ -102,7 +102,10 @@ class _Problem:
             self._make = lambda generator: Transformer(vocabulary=len(corpus.vocabulary), **size, generator=generator)
         inputs, targets = inputs.to(device), targets.to(device)
         self.device = device
-        model = self._make(torch.Generator().manual_seed(0)).double().to(device)
+        try:
+            model = self._make(torch.Generator().manual_seed(0)).double().to(device)
+        except ValueError as error:  # sizes that do not go together, which no schema can tell
+            raise ArtifactError(f"trajectory.{name}: {error}") from error
         self._shapes = {key: value.shape for key, value in model.named_parameters()}
         sizes = [shape.numel() for shape in self._shapes.values()]
         self.dimension = sum(sizes)

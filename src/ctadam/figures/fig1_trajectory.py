@@ -123,5 +123,5 @@ def _over_rates(ax, table):
 
 def _tolerance(ax):
     ax.axhline(0.05, color="0.6", lw=0.7, ls=":", zorder=0)
-    ax.annotate("5 %", (1, 0.05), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
-                fontsize=6.5, color="0.35")  # fmt: skip
+    ax.annotate("5 %", (1, 0.05), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
+                fontsize=6.5, color="0.35", annotation_clip=False)  # fmt: skip

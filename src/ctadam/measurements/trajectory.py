@@ -24,17 +24,15 @@ def _measure_run(steps, common_time):
         }
     good = np.isfinite(error)
     row["diverged_at"] = -1 if good.all() else int(n[~good][0])
-    with_tolerance = np.flatnonzero(~(error > TOLERANCE))
+    within = np.flatnonzero(error <= TOLERANCE)
+    first_above = within[-1] + 1 if len(within) else 0
     at = np.searchsorted(n, round(common_time / steps["lr"].iloc[0]))
     return row | {
         "error_end": error[-1],
         "error_max": error[good].max() if good.any() else np.nan,
         "error_max_step": int(n[good][error[good].argmax()]) if good.any() else -1,
         "error_common": error[at] if at < len(n) else np.nan,
-        # The step after the last within the tolerance; −1 if that is the last step of all.
-        "above_from": -1
-        if len(with_tolerance) and with_tolerance[-1] == len(n) - 1
-        else int(n[with_tolerance[-1] + 1] if len(with_tolerance) else n[0]),
+        "above_from": -1 if first_above == len(n) else int(n[first_above]),
         "solver_error_end": steps["solver_error"].iloc[-1],
         "solver_error_max": steps["solver_error"].max(),
         "p_difference_max": steps["p_difference"].max(),
