@@ -121,8 +121,6 @@ def processor(device):
 
 
 def run(args):
-    import torch
-
     RESULTS.mkdir(parents=True, exist_ok=True)
     target = RESULTS / f"step_time_{args.device}.csv"
     temporary = target.with_suffix(".tmp")
@@ -133,6 +131,13 @@ def run(args):
             for row in measure(args.device, threads, args.repetitions, args.seconds, args.largest):
                 writer.writerow(row)
                 file.flush()
+    finish(args, temporary, target)
+
+
+def finish(args, temporary, target):
+    """Puts the measured times into place, with what they were measured on beside them."""
+    import torch
+
     provenance = {
         "command": "python benchmarks/step_time.py " + " ".join(sys.argv[1:]),
         "repetitions": args.repetitions,
@@ -165,6 +170,29 @@ def _ratio(ours, theirs):
     return f"{median:.2f} ({low:.2f}–{high:.2f})"
 
 
+#: (what is aimed at, path, k, largest ratio to torch's, layouts)
+AIMS = [
+    ("fused, k = 1, within 1.25 of torch's fused", "fused", 1, 1.25, LAYOUTS),
+    ("fused, k = 2, within 2 of torch's fused", "fused", 2, 2.0, LAYOUTS),
+    ("foreach, k = 1, within 1.15 of torch's foreach", "foreach", 1, 1.15, LAYOUTS),
+    ("many small tensors, fused, k = 1, not slower than torch's fused", "fused", 1, 1.0, ["many small"]),
+    ("many small tensors, foreach, k = 1, not slower than torch's foreach", "foreach", 1, 1.0, ["many small"]),
+]
+
+
+def _aims(cases):
+    """One line for each aim: the cases that meet it and, with their ratio, those that miss it."""
+    for name, path, k, limit, layouts in AIMS:
+        met, missed = [], []
+        for (_, layout, numel, stages), times in cases.items():
+            if stages == k and layout in layouts:
+                pairs = zip(times[f"KAdam {path}"], times[f"torch {path}"], strict=True)
+                ratio = statistics.median(a / b for a, b in pairs)
+                case = f"{layout} 10^{len(str(numel)) - 1}"
+                met.append(case) if ratio <= limit else missed.append(f"{case} ({ratio:.2f})")
+        yield f"| {name} | {', '.join(met) or 'nowhere'} | {', '.join(missed) or 'nowhere'} |"
+
+
 def table(results=RESULTS):
     """The text between the markers of the page, made from the results alone."""
     lines = []
@@ -189,7 +217,8 @@ def table(results=RESULTS):
                 ratios.append(_ratio(times["copy"], share))
                 size = f"10^{len(str(numel)) - 1}"
                 lines.append(f"| {layout} | {size} | {k} | " + " | ".join(ratios) + " |")
-            lines.append("")
+            lines += ["", "| aim | met | missed |", "|---|---|---|"]
+            lines += [*_aims({key: times for key, times in cases.items() if key[0] == threads}), ""]
         lines += ["Compiling the fused kernel (seconds, on the same machine):", ""]
         lines += ["| disk cache | first kernel of a process | next kernel |", "|---|---|---|"]
         for name, cost in provenance["compile_seconds"].items():

@@ -130,3 +130,22 @@ def test_unwritable_places_are_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("ctadam: cannot write")
     assert cli.main(["--log", str(tmp_path / "file/x.log"), "judge", str(tmp_path)]) == 1
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(monkeypatch, capsys, tmp_path):
+    import builtins
+
+    real = builtins.__import__
+
+    def without_pandas(name, *args, **kwargs):
+        if name == "ctadam.claims" or name.startswith("pandas"):
+            raise ModuleNotFoundError("No module named 'pandas'", name="pandas")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.delitem(__import__("sys").modules, "ctadam.claims", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without_pandas)
+    assert cli.main(["judge", str(tmp_path)]) == 1
+    assert (
+        capsys.readouterr().err.strip()
+        == "ctadam: judge needs the package pandas: in the checkout, pip install '.[workflow]'"
+    )

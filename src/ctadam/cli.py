@@ -267,7 +267,9 @@ def main(argv=None):
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("ctadam"):
             raise
-        log.error("ctadam: %s needs the package %s: pip install 'ctadam[workflow]'", args.command, error.name)
+        log.error(
+            "ctadam: %s needs the package %s: in the checkout, pip install '.[workflow]'", args.command, error.name
+        )
         return 1
     except Exception:
         log.exception("ctadam: %s failed", args.command)

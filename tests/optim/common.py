@@ -39,7 +39,9 @@ def clones(params):
 def give_grads(*lists, none=()):
     """The same random gradients to the same places of each list; None at the indices `none`."""
     for index, twins in enumerate(zip(*lists, strict=True)):
-        grad = torch.randn_like(twins[0])
+        dtype = twins[0].dtype
+        # Drawn in float32 at least: normal numbers drawn in bfloat16 are sometimes exactly 0, and torch divides 0 by 0.
+        grad = torch.randn(twins[0].shape, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
         for twin in twins:
             twin.grad = None if index in none else grad.clone()
 

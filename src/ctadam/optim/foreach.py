@@ -10,9 +10,7 @@ from ctadam.optim.arithmetic import bias_corrections
 from ctadam.optim.plain import as_real
 
 
-def foreach_step(
-    params, grads, exp_avgs, exp_avg_sqs, steps, *, stages, lr, eps, weight_decay, maximize, tensor_steps, on_update
-):
+def foreach_step(params, grads, exp_avgs, exp_avg_sqs, steps, **options):
     """Takes one step, in place; arguments as in `ctadam.optim.plain.plain_step`, decays as floats."""
     # By the parameters alone: the averages may have a dtype of their own.
     grouped = Optimizer._group_tensors_by_device_and_dtype([params], with_indices=True)
@@ -23,20 +21,8 @@ def foreach_step(
         def pick(tensors, indices=indices):
             return [tensors[i] for i in indices]
 
-        _step_alike(
-            members,
-            pick(grads),
-            [pick(m) for m in exp_avgs],
-            [pick(v) for v in exp_avg_sqs],
-            pick(steps),
-            stages=stages,
-            lr=lr,
-            eps=eps,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            tensor_steps=tensor_steps,
-            on_update=on_update,
-        )
+        averages = ([pick(tensors) for tensors in lists] for lists in (exp_avgs, exp_avg_sqs))
+        _step_alike(members, pick(grads), *averages, pick(steps), **options)
 
 
 def _reals(tensors):
