@@ -150,6 +150,11 @@ def test_special_cases():
         almost = np.nextafter(1, 0)
         assert np.isfinite(s.update_bound(beta1=0.9, beta2=almost, step=1e9, law="exact"))
         assert s.update_bound(beta1=0.999, beta2=0.9, step=1e9, law="exact") == np.inf
+        # The other corner, where βγ is below float64's range.
+        tiny = {"beta1": 1e-200, "beta2": 1e-200}
+        assert s.stability_coefficient(**tiny) == pytest.approx(1e200)
+        assert s.update_bound(**tiny, step=3) == pytest.approx(1) == s.update_bound(**tiny, step=3, law="exact")
+        assert s.stability_coefficient(beta1=0.5, beta2=1e-310) == -np.inf
 
 
 @given(pair=pairs, law=laws)

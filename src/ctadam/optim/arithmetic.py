@@ -10,6 +10,8 @@ The order of the operations is that of ``torch.optim.Adam(foreach=False)``: with
 for bit. Everything broadcasts, so that parameters of many runs can be stacked and each run given its own decays.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,10 @@ def bias_corrections(step, *, beta1, beta2):
     """
     if isinstance(step, Tensor):
         step = step.double()
-    beta1, beta2 = (beta.double() if isinstance(beta, Tensor) else beta for beta in (beta1, beta2))
+    if isinstance(beta1, Tensor):
+        beta1 = beta1.double()
+    if isinstance(beta2, Tensor):
+        beta2 = beta2.double()
     return 1 - beta1**step, (1 - beta2**step) ** 0.5
 
 
@@ -38,12 +43,17 @@ def average_(grad, exp_avg, exp_avg_sq, *, weight1, beta2, weight2):
         exp_avg_sq.addcmul_(grad, grad, value=weight2)
 
 
+@cache
+def _tiny(dtype):
+    return torch.finfo(dtype).tiny
+
+
 def denominator(exp_avg_sq, bias_correction2_sqrt, *, eps):
     """√v̂ + ε, a new tensor; infinite where that is zero, so that the update there is 0 (ε = 0 is allowed)."""
     if isinstance(bias_correction2_sqrt, Tensor):
         bias_correction2_sqrt = bias_correction2_sqrt.to(exp_avg_sq)
     denom = (exp_avg_sq.sqrt() / bias_correction2_sqrt).add_(eps)
-    if eps < torch.finfo(denom.dtype).tiny:  # ε would be lost in a zero: true of 1e-8 in float16
+    if eps < _tiny(denom.dtype):  # ε would be lost in a zero: true of 1e-8 in float16
         denom.masked_fill_(denom == 0, torch.inf)
     return denom
 
@@ -66,9 +76,11 @@ def stage_(grad, exp_avg, exp_avg_sq, step, *, beta1, beta2, eps):
         (denominator, bias_correction1): a new tensor of `grad`'s shape, and a float (a float64 tensor if `beta1` or
         `step` is one).
     """
-    weight1, kept, weight2 = (
-        value.to(exp_avg) if isinstance(value, Tensor) else value for value in (1 - beta1, beta2, 1 - beta2)
-    )
+    weight1, kept, weight2 = 1 - beta1, beta2, 1 - beta2
+    if isinstance(beta1, Tensor):
+        weight1 = weight1.to(exp_avg)
+    if isinstance(beta2, Tensor):
+        kept, weight2 = kept.to(exp_avg), weight2.to(exp_avg)
     average_(grad, exp_avg, exp_avg_sq, weight1=weight1, beta2=kept, weight2=weight2)
     bias_correction1, bias_correction2_sqrt = bias_corrections(step, beta1=beta1, beta2=beta2)
     return denominator(exp_avg_sq, bias_correction2_sqrt, eps=eps), bias_correction1

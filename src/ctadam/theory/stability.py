@@ -63,10 +63,10 @@ def stability_coefficient(*, beta1, beta2, law: Law = "paper"):
     """
     _check_law(law)
     gamma, beta = _betas(beta1, beta2)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if law == "paper":
             # One fraction instead of 2/γ − 1/β − 1: near (1, 1) the three terms cancel, 1−γ and 1−β do not.
-            c = (2 * beta * (1 - gamma) - gamma * (1 - beta)) / (beta * gamma)
+            c = (2 * beta * (1 - gamma) - gamma * (1 - beta)) / beta / gamma
             c = np.where(beta == 0, -np.inf, c)
         else:
             c = np.log(beta) - 2 * np.log(gamma)
