@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 
 #: Figure -> (module, experiments it needs).
-FIGURES = {"fig2": ("fig2_stability", ("growth",))}
+FIGURES = {"fig1": ("fig1_trajectory", ("trajectory",)), "fig2": ("fig2_stability", ("growth",))}
 FORMATS = ("pdf", "png")
 
 
