@@ -127,17 +127,58 @@ def test_s7_is_two_sided_for_worst_case_gradients(worst, random, verdict):
     assert judge("S7", table).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    "factor, step, verdict",
+    [(1.0, 99, REPRODUCED), (1 + 1e-8, 99, CONTRADICTED), (0.5, 99, REPRODUCED), (1.0, 1, INCONCLUSIVE)],
+)
+def test_s8_asks_for_runs_that_the_papers_law_lets_grow(factor, step, verdict):
+    """C = −0.1: e-fold growth needs 20 steps."""
+    table = pd.DataFrame(
+        {
+            "kind": ["wedge", "worst"],
+            "C": -0.1,
+            "step": step,
+            "bound_exact": 2.0,
+            "limit_exact": 2.0,
+            "update": [2 * factor, 9],
+        }
+    )
+    assert judge("S8", table).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "column, c, ratio, verdict",
+    [
+        ("ratio_exact", -0.1, 1 + 1e-8, CONTRADICTED),
+        ("ratio_exact", 0.1, 1 + 1e-8, CONTRADICTED),
+        ("ratio_paper", 0.1, 1 + 1e-8, CONTRADICTED),
+        ("ratio_paper", -0.1, 2.0, REPRODUCED),  # outside its region the paper guarantees nothing
+        ("ratio_exact", 0.1, 1 + 5e-10, REPRODUCED),
+    ],
+)
+def test_s9_counts_violations_where_there_is_a_guarantee(monkeypatch, column, c, ratio, verdict):
+    runs = pd.DataFrame({"run": range(3), "sweep": "lr", "beta1": [0.1, 0.2, 0.3], "beta2": 0.5, "update_max": 1.0})
+    runs = runs.assign(ratio_exact=1.0, ratio_paper=1.0)
+    runs.loc[1, column] = ratio
+    evidence = Made(None, runs)
+    evidence.results, evidence.experiment = None, None
+    monkeypatch.setattr(claims, "read_csv", lambda *_: runs[["beta1", "beta2"]].assign(C=c))
+    (claim,) = (claim for claim in claims.CLAIMS if claim.id == "S9")
+    assert claim.judge(evidence).verdict == verdict
+
+
 def test_the_ledger_of_the_smoke_scale(smoke):
     ledger = claims.judge(smoke)
     assert ledger.columns.tolist() == claims.COLUMNS
-    assert ledger["id"].tolist() == ["S1", "S2", "S3", "S4", "S5", "S6", "S7", "E1", "S10"]
+    assert ledger["id"].tolist() == ["S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9", "E1", "S10"]
     verdicts = ledger.set_index("id")["verdict"]
-    assert verdicts["S1"] == verdicts["S7"] == REPRODUCED
-    assert set(verdicts.drop(["S1", "S7"])) == {INCONCLUSIVE}  # 60 steps decide nothing, and the ledger says so
+    bounds = ["S1", "S7", "S8", "S9"]  # that no run breaks, however short
+    assert set(verdicts[bounds]) == {REPRODUCED}
+    assert set(verdicts.drop(bounds)) == {INCONCLUSIVE}  # 60 steps decide nothing, and the ledger says so
     assert ledger.set_index("id").loc["S2", "note"].startswith("runs too short")
     text = claims.as_text(ledger)
     assert all(f"{row.id:<4} {row.verdict}" in text for row in ledger.itertuples())
-    assert text.endswith("9 claims: 2 reproduced, 0 contradicted, 7 inconclusive")
+    assert text.endswith("11 claims: 4 reproduced, 0 contradicted, 7 inconclusive")
     shipped = pd.read_csv(smoke / "claims.csv", keep_default_na=False)
     assert shipped["value"].tolist() == ledger["value"].tolist()
 
@@ -146,7 +187,7 @@ def test_shipped_values_stand_beside_ones_own(smoke, tmp_path):
     ledger = claims.judge(smoke)
     ledger.assign(value="elsewhere").iloc[:1].to_csv(tmp_path / "claims.csv", index=False)
     both = claims.beside(ledger, tmp_path / "claims.csv")
-    assert both["shipped"].tolist() == ["elsewhere", *[""] * 8]
+    assert both["shipped"].tolist() == ["elsewhere", *[""] * 10]
     assert "(shipped: elsewhere)" in claims.as_text(both)
     with pytest.raises(ArtifactError, match="cannot read the shipped ledger"):
         claims.beside(ledger, tmp_path / "none.csv")

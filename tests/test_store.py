@@ -109,7 +109,7 @@ def test_promote_copies_complete_runs_and_lists_them(tree):
     written = promote("smoke", results=tree)
     manifest = read_manifest(tree / "cached/smoke")
     assert set(manifest) == {f"{p.parent.name}/{p.name}" for p in written if p.name != MANIFEST}
-    assert len(manifest) == 6 and all(
+    assert len(manifest) == 8 and all(
         sha256(tree / "cached/smoke" / name) == digest for name, digest in manifest.items()
     )
     pd.testing.assert_frame_equal(read_runs(tree / "cached/smoke", "growth"), read_runs(tree / "fresh/smoke", "growth"))
@@ -119,9 +119,9 @@ def test_promote_never_overwrites_silently(tree):
     promote("smoke", results=tree, experiments=["growth"])
     with pytest.raises(ArtifactError, match="already holds shipped runs: --force"):
         promote("smoke", results=tree, experiments=["growth"])
-    promote("smoke", results=tree, experiments=["tightness"])  # another experiment is not in the way
+    promote("smoke", results=tree, experiments=["quadratic", "tightness"])  # others are not in the way
     promote("smoke", results=tree, experiments=["growth"], force=True)
-    assert len(read_manifest(tree / "cached/smoke")) == 6
+    assert len(read_manifest(tree / "cached/smoke")) == 8
 
 
 def test_promote_takes_all_or_nothing(tree):

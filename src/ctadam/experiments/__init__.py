@@ -15,6 +15,7 @@ import importlib
 #: An edit there retrains the fresh tree.
 EXPERIMENTS = {
     "growth": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
+    "quadratic": ("determinism.py", "optim", "theory/stability.py"),
     "tightness": ("determinism.py", "optim", "theory/stability.py"),
 }
 
