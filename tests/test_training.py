@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ctadam import KAdam
+from ctadam import KAdam, config
 from ctadam.data.text import batches, load_corpus
 from ctadam.models.transformer import Transformer
 from ctadam.optim import stage_betas
@@ -144,18 +144,13 @@ MIXED = {
 @pytest.mark.parametrize("chunk", [1, 4])
 @pytest.mark.parametrize("dtype, eps", [("float32", 1e-8), ("float64", 0.0)])
 def test_a_run_of_an_ensemble_equals_the_run_alone(task, build, chunk, dtype, eps):
-    """To the last bit: in a full chunk, in the smaller one at the end, or by itself.
-
-    All but batched convolutions, whose kernel changes with their number; `chunk_size` never batches those on a CPU.
-    """
-    rounding = build is convolutions and chunk > 1
+    """To the last bit: in a full chunk, in the smaller one at the end, or by itself."""
     task = classes(build) if build else task
     together = fit(task, chunk=chunk, **MIXED, state_dtype=dtype, eps=eps)
     for run, row in points(**MIXED, state_dtype=dtype, eps=eps).groupby("run"):
         alone = train(row.reset_index(drop=True), task=task, device=CPU, chunk=chunk)
         same = together[together["run"] == run].reset_index(drop=True)
-        tolerance = {"rtol": 1e-4} if rounding else {"check_exact": True}
-        pd.testing.assert_frame_equal(same, alone, **tolerance, check_dtype=False)  # `stages` may hold lists
+        pd.testing.assert_frame_equal(same, alone, check_exact=True, check_dtype=False)  # `stages` may hold lists
     losses = together.pivot(index="step", columns="run", values="train_loss")
     assert losses.loc[0, 0] == losses.loc[0, 1] != losses.loc[0, 2]  # same seed: same start and data
 
@@ -290,10 +285,11 @@ def test_nothing_in_a_step_waits_for_the_device_or_reads_the_state(task, monkeyp
     assert seen == [4, 9, 11]
 
 
-def test_chunks_are_chosen_by_model_and_device(task):
-    """Batched where it is small, one by one where logits over all words fill the cache or convolutions are slow."""
-    assert chunk_size(classes(perceptron), CPU) > 1
-    assert chunk_size(task, CPU) == chunk_size(classes(convolutions), CPU) == 1
+def test_chunks_are_chosen_by_model_and_device(corpus):
+    """Many where they are small, one by one where a batch's logits over all words fill the cache."""
+    assert chunk_size(classes(perceptron), CPU) == 64 and chunk_size(classes(convolutions), CPU) == 8
+    settings = {**config.resolve("laptop")["growth"]["model"], "batch": 8, "test_batches": 1, "test_every": 1}
+    assert chunk_size(language(corpus, **settings, device=CPU), CPU) == 1
 
 
 def test_test_loss_is_taken_where_said(corpus, task):

@@ -24,11 +24,13 @@ POINT_COLUMNS = ("run", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dt
 OPTIONAL_COLUMNS = {"k": 1, "stages": "inverse-exp"}
 STATE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
-#: On a CPU, runs are batched up to this many at a time, and only if one run's parameters and outputs are fewer than the
-#: second number: beyond it, what one run touches leaves the cache before it is used again (docs/ensemble.md).
-CPU_CHUNK, CPU_BATCHED_NUMBERS = 8, 2**17
-#: On other devices, the part of the memory that a chunk may take, and the most runs in it.
-MEMORY_SHARE, DEVICE_CHUNK = 0.5, 64
+#: On a CPU, the runs of a chunk may together have this many parameters and numbers put out by layers: beyond it, what one
+#: step touches leaves the cache before it is used again, and batching loses more than it gains (docs/ensemble.md).
+CPU_NUMBERS = 2**21
+#: The most runs in a chunk; with convolutions on a CPU, whose gain stops sooner.
+LARGEST_CHUNK, CONVOLUTIONS_CHUNK = 64, 8
+#: On other devices, the part of the memory that a chunk may take.
+MEMORY_SHARE = 0.5
 
 
 def generators(seed):
@@ -36,33 +38,49 @@ def generators(seed):
     return [torch.Generator().manual_seed(int(s)) for s in np.random.SeedSequence(int(seed)).generate_state(2)]
 
 
+def _has_convolutions(model):
+    return any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+
+
+def _numbers(model, inputs):
+    """Parameters, and all that the innermost layers put out for one batch."""
+    count = sum(p.numel() for p in model.parameters())
+
+    def add(module, inputs, output):
+        nonlocal count
+        count += output.numel()
+
+    hooks = [module.register_forward_hook(add) for module in model.modules() if not list(module.children())]
+    with torch.no_grad():
+        model(inputs)
+    for hook in hooks:
+        hook.remove()
+    return count
+
+
 def chunk_size(task, device):
     """How many runs of this task are trained at a time on this device; 1 means one after the other.
 
     It depends on the model and on the kind of device, never on the points or on what else the machine does, and was
-    chosen by measurement: docs/ensemble.md says by which. Convolutions are never batched on a CPU, where those of many
-    runs become one slow grouped convolution.
+    chosen by measurement: docs/ensemble.md says by which.
 
     Args:
         task: `Task`.
         device: `torch.device`.
     """
     model = task.build(torch.Generator().manual_seed(0)).to(device)
-    numbers = sum(p.numel() for p in model.parameters())
     inputs, targets = task.read(torch.zeros(task.batch, dtype=torch.int64, device=device))
+    numbers = _numbers(model, inputs)
     if device.type == "cpu":
-        if any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules()):
-            return 1
-        with torch.no_grad():
-            numbers += model(inputs).numel()
-        return CPU_CHUNK if numbers <= CPU_BATCHED_NUMBERS else 1
+        most = CONVOLUTIONS_CHUNK if _has_convolutions(model) else LARGEST_CHUNK
+        return max(1, min(most, CPU_NUMBERS // numbers))
     # One run's gradient is the largest that is alive at a time; parameters, averages and records come on top.
     memory = torch.cuda.get_device_properties(device).total_memory
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     task.loss(model(inputs), targets).backward()
     peak = torch.cuda.max_memory_allocated(device) - before + 8 * 8 * numbers
-    return int(max(1, min(DEVICE_CHUNK, MEMORY_SHARE * memory // peak)))
+    return int(max(1, min(LARGEST_CHUNK, MEMORY_SHARE * memory // peak)))
 
 
 class _Recorder:
@@ -271,11 +289,17 @@ def train(points, *, task, device, chunk=None, progress=lambda amount: None):
     _check(points)
     chunk = chunk or chunk_size(task, device)
     full = points.assign(**{c: value for c, value in OPTIONAL_COLUMNS.items() if c not in points})
+    # The kernel of batched convolutions changes with their number, so there the last chunk is filled up.
+    fill = chunk > 1 and _has_convolutions(task.build(torch.Generator()))
     tables = {}
     for _, group in full.groupby(["steps", "eps", "state_dtype", "k"], sort=False):
         for first in range(0, len(group), chunk):
             rows = group.iloc[first : first + chunk]
-            tables |= dict(zip(rows.index, _train_chunk(rows, task, device, chunk > 1, progress), strict=True))
+            trained = rows.iloc[np.minimum(np.arange(chunk), len(rows) - 1)] if fill else rows
+            # Copies are no work that was asked for.
+            own = lambda amount, n=len(rows), m=len(trained): progress(amount // m * n)  # noqa: E731
+            made = _train_chunk(trained, task, device, chunk > 1, own)
+            tables |= dict(zip(rows.index, made[: len(rows)], strict=True))
     columns = [c for c in points if c != "steps"]
     parts = []
     for index, point in zip(points.index, points[columns].to_dict("records"), strict=True):
