@@ -241,6 +241,11 @@ def _train_chunk(points, task, device, batched, progress):
     return [recorder.table(run) for run in range(len(points))]
 
 
+def _share(progress, own, trained):
+    """Progress without the copies that fill a chunk up: they are no work that was asked for."""
+    return lambda amount: progress(amount // trained * own)
+
+
 def _check(points):
     missing = [c for c in POINT_COLUMNS if c not in points]
     if missing:
@@ -296,9 +301,7 @@ def train(points, *, task, device, chunk=None, progress=lambda amount: None):
         for first in range(0, len(group), chunk):
             rows = group.iloc[first : first + chunk]
             trained = rows.iloc[np.minimum(np.arange(chunk), len(rows) - 1)] if fill else rows
-            # Copies are no work that was asked for.
-            own = lambda amount, n=len(rows), m=len(trained): progress(amount // m * n)  # noqa: E731
-            made = _train_chunk(trained, task, device, chunk > 1, own)
+            made = _train_chunk(trained, task, device, chunk > 1, _share(progress, len(rows), len(trained)))
             tables |= dict(zip(rows.index, made[: len(rows)], strict=True))
     columns = [c for c in points if c != "steps"]
     parts = []
