@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ctadam import cli
+from ctadam.experiments import EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +24,7 @@ def root():
 def smoke(tmp_path_factory):
     """Results of the smoke scale, through all stages but the figures, by the commands that the rules call. Read only."""
     results = tmp_path_factory.mktemp("results")
-    for experiment in ("growth", "quadratic", "tightness"):
+    for experiment in EXPERIMENTS:
         assert cli.main(["run", experiment, "--scale", "smoke", "--device", "cpu", "--out", str(results)]) == 0
         assert cli.main(["predict", experiment, str(results)]) == 0
         assert cli.main(["measure", experiment, str(results)]) == 0

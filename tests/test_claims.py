@@ -1,5 +1,7 @@
 """Verdicts: each claim's rule against tables made to satisfy it, to break it, and to leave it open."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -167,27 +169,99 @@ def test_s9_counts_violations_where_there_is_a_guarantee(monkeypatch, column, c,
     assert claim.judge(evidence).verdict == verdict
 
 
+def trajectory(error=lambda t: t["lr"] * 10, **columns):
+    """Measurements of four equations, two models, two seeds, four learning rates, with these errors at the end."""
+    axes = {
+        "model": ["mlp", "transformer"], "order": [1, 2], "kernel": ["paper", "exact"], "seed": [0, 1],
+        "lr": [3e-4, 1e-3, 3e-3, 1e-2], "weight_decay": [0.0, 1.0],
+    }  # fmt: skip
+    table = pd.DataFrame([dict(zip(axes, x, strict=True)) for x in itertools.product(*axes.values())])
+    table = table.assign(variant="flow", p=0.0, steps=120, above_from=-1, p_difference_max=np.nan)
+    other = table.iloc[:4].assign(variant="relabelled", p=[0.5, 1.0, 2.0, 1.0], p_difference_max=1e-14)
+    table = pd.concat([table, other], ignore_index=True)
+    table["error_end"] = error(table)
+    return table.assign(**{name: value(table) if callable(value) else value for name, value in columns.items()})
+
+
+ONE = "model == 'mlp' and order == 2 and kernel == 'paper'"
+
+
+@pytest.mark.parametrize(
+    "id, change, verdict",
+    [
+        ("T1", {}, REPRODUCED),
+        ("T1", {"error": lambda t: np.where(t.eval(ONE + " and weight_decay == 0"), 0.06, 0.01)}, CONTRADICTED),
+        ("T1", {"error": lambda t: np.where(t.eval(ONE + " and weight_decay == 1"), 0.06, 0.01)}, REPRODUCED),
+        ("T1", {"error": lambda t: np.where(t.eval(ONE + " and seed == 0"), 0.06, 0.01)}, INCONCLUSIVE),
+        ("T1", {"error": lambda t: np.where(t.eval("order == 1 or kernel == 'exact'"), 0.06, 0.01)}, REPRODUCED),
+        ("T1", {"error": lambda t: np.nan * t["lr"]}, CONTRADICTED),  # a run that is not finite does not track
+        ("T1", {"steps": 20}, INCONCLUSIVE),
+        ("T1", {"lr": 0.002}, INCONCLUSIVE),
+        ("T2", {}, REPRODUCED),
+        ("T2", {"error": lambda t: np.where(t.eval(ONE + " and weight_decay == 1"), 0.06, 0.01)}, CONTRADICTED),
+        ("T2", {"error": lambda t: np.where(t.eval(ONE + " and weight_decay == 0"), 0.06, 0.01)}, REPRODUCED),
+        ("T3", {}, REPRODUCED),
+        ("T3", {"p_difference_max": 6e-10}, CONTRADICTED),
+        ("T3", {"p_difference_max": np.nan}, CONTRADICTED),
+        ("T3", {"variant": "flow"}, INCONCLUSIVE),
+        ("T4", {}, REPRODUCED),
+        ("T4", {"error": lambda t: 1e-5 / t["lr"]}, CONTRADICTED),
+        ("T4", {"error": lambda t: np.where(t.eval(ONE), 1e-5 / t["lr"], t["lr"])}, CONTRADICTED),
+        ("T4", {"error": lambda t: np.where(t.eval(ONE), 0.01 + 0.01 * t["seed"], t["lr"])}, INCONCLUSIVE),
+        ("T4", {"steps": 20}, INCONCLUSIVE),
+    ],
+)
+def test_rules_of_the_trajectories(id, change, verdict):
+    assert judge(id, trajectory(**change)).verdict == verdict
+
+
+def test_the_trajectories_notes_name_the_best_equation_and_when_the_papers_left():
+    table = trajectory(
+        error=lambda t: np.where(t.eval("order == 1 and kernel == 'exact'"), 0.001, 0.1),
+        above_from=lambda t: 40 + t["seed"],
+    )
+    outcome = judge("T1", table)
+    assert "mlp: above 5 % for good from step 40 of 120; best first order with exact kernel, 0.001" in outcome.note
+    assert "at lr 0.0003 (0.001)" in judge("T4", table).note
+
+
 def test_the_ledger_of_the_smoke_scale(smoke):
     ledger = claims.judge(smoke)
     assert ledger.columns.tolist() == claims.COLUMNS
-    assert ledger["id"].tolist() == ["S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9", "E1", "S10"]
+    assert ledger["id"].tolist() == [
+        "T1",
+        "T2",
+        "T3",
+        "T4",
+        "S1",
+        "S2",
+        "S3",
+        "S4",
+        "S5",
+        "S6",
+        "S7",
+        "S8",
+        "S9",
+        "E1",
+        "S10",
+    ]
     verdicts = ledger.set_index("id")["verdict"]
-    bounds = ["S1", "S7", "S8", "S9"]  # that no run breaks, however short
-    assert set(verdicts[bounds]) == {REPRODUCED}
-    assert set(verdicts.drop(bounds)) == {INCONCLUSIVE}  # 60 steps decide nothing, and the ledger says so
+    decided = ["T3", "S1", "S7", "S8", "S9"]  # by any run, however short
+    assert set(verdicts[decided]) == {REPRODUCED}
+    assert set(verdicts.drop(decided)) == {INCONCLUSIVE}  # 60 steps decide nothing, and the ledger says so
     assert ledger.set_index("id").loc["S2", "note"].startswith("runs too short")
     text = claims.as_text(ledger)
     assert all(f"{row.id:<4} {row.verdict}" in text for row in ledger.itertuples())
-    assert text.endswith("11 claims: 4 reproduced, 0 contradicted, 7 inconclusive")
+    assert text.endswith("15 claims: 5 reproduced, 0 contradicted, 10 inconclusive")
     shipped = pd.read_csv(smoke / "claims.csv", keep_default_na=False)
     assert shipped["value"].tolist() == ledger["value"].tolist()
 
 
 def test_shipped_values_stand_beside_ones_own(smoke, tmp_path):
     ledger = claims.judge(smoke)
-    ledger.assign(value="elsewhere").iloc[:1].to_csv(tmp_path / "claims.csv", index=False)
+    ledger.assign(value="elsewhere").query("id == 'S1'").to_csv(tmp_path / "claims.csv", index=False)
     both = claims.beside(ledger, tmp_path / "claims.csv")
-    assert both["shipped"].tolist() == ["elsewhere", *[""] * 10]
+    assert both["shipped"].tolist() == ["elsewhere" if id == "S1" else "" for id in ledger["id"]]
     assert "(shipped: elsewhere)" in claims.as_text(both)
     with pytest.raises(ArtifactError, match="cannot read the shipped ledger"):
         claims.beside(ledger, tmp_path / "none.csv")

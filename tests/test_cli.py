@@ -45,7 +45,7 @@ def test_stability_verdicts(capsys, betas, verdict):
         (["measure", "tightness", "nowhere"], "no runs in nowhere/tightness"),
         (["draw", "fig2", "nowhere", "--out", "nowhere"], "no runs in nowhere/growth"),
         (["judge", "nowhere"], "no results in nowhere"),
-        (["promote", "paper"], "no runs in results/fresh/paper/growth"),
+        (["promote", "paper"], "no runs in results/fresh/paper/trajectory"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(root, tmp_path, capsys, monkeypatch, words, message):
@@ -143,6 +143,7 @@ def test_a_missing_package_is_named(monkeypatch, capsys, tmp_path):
         return real(name, *args, **kwargs)
 
     monkeypatch.delitem(__import__("sys").modules, "ctadam.claims", raising=False)
+    monkeypatch.delattr("ctadam.claims", raising=False)  # where another test has imported it, the package holds it too
     monkeypatch.setattr(builtins, "__import__", without_pandas)
     assert cli.main(["judge", str(tmp_path)]) == 1
     assert (

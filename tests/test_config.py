@@ -26,7 +26,7 @@ def test_scales_share_one_structure():
     "changes, message",
     [
         ({"growth": {"sedes": [1]}}, "growth.sedes: [1] is not allowed (unknown key; known: shards"),
-        ({"grwth": {}}, "grwth: {} is not allowed (unknown key; known: scale, device, growth"),
+        ({"grwth": {}}, "grwth: {} is not allowed (unknown key; known: scale, device, trajectory"),
         ({"growth": {"lr": 0}}, "growth.lr: 0 is not allowed (allowed: number in (0, inf))"),
         ({"growth": {"lr": "1e-3"}}, "write 1.0e-3"),
         ({"growth": {"steps": 10.5}}, "growth.steps: 10.5 is not allowed (allowed: integer in [10, inf))"),

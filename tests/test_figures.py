@@ -31,6 +31,24 @@ def test_figure_2_shows_every_run_and_both_laws(smoke):
         style.close(picture)
 
 
+def test_figure_1_shows_all_weights_equations_and_learning_rates(smoke):
+    from ctadam.figures import fig1_trajectory, style
+
+    with style.context():
+        picture = fig1_trajectory.draw(smoke)
+        adam, adamw, time, rates = picture.axes
+        assert len(adam.lines) == len(adamw.lines) == 32  # a line and markers for each of 16 weights
+        for line, markers in zip(adam.lines[1::2], adam.lines[::2], strict=True):
+            assert line.get_marker() == "None" and markers.get_linestyle() == "None"
+            assert line.get_color() == markers.get_color() and line.get_ydata()[0] == markers.get_ydata()[0]
+        drawn = [[line for line in ax.lines if len(line.get_xdata()) > 2] for ax in (time, rates)]
+        assert [len(lines) for lines in drawn] == [8, 8]
+        assert all(line.get_marker() != "None" for lines in drawn for line in lines)
+        legend = [text.get_text() for text in picture.legends[0].get_texts()]
+        assert [label[:9] for label in legend[:4]] == ["1st order", "1st order", "2nd order", "2nd order"]
+        style.close(picture)
+
+
 def imports(path):
     """Modules of the package that a source file imports, anywhere in it."""
     found = set()
@@ -55,6 +73,8 @@ def test_stages_keep_to_their_own(root, stage):
     """Theory knows no data, predictions no outcome, measurements no theory."""
     for path in Path(root, "src/ctadam", stage).glob("*.py"):
         for module in imports(path):
+            if module == "torch" and path.name == "flow.py":
+                continue  # its equations are solved by torchdiffeq; torch's tensors only, no models
             if module == "ctadam.theory.stability" and stage == "measurements":
                 continue  # the parent of the one allowed name
             assert not module.startswith(("ctadam", "torch")) or module.startswith(ALLOWED[stage]), (

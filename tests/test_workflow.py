@@ -75,9 +75,10 @@ def fresh_clone(clone, tmp_path):
 def test_everything_is_planned_by_default(clone, tmp_path):
     jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n"))
     assert jobs == {
-        "all": 1, "train_growth": 6, "train_quadratic": 2, "train_tightness": 1, "predict_growth": 1, "predict_quadratic": 1,
-        "predict_tightness": 1, "measure_growth": 1, "measure_quadratic": 1, "measure_tightness": 1, "draw_fig2": 1,
-        "draw_fig6": 1, "draw_fig7": 1, "judge": 1,
+        "all": 1, "train_trajectory": 4, "train_growth": 6, "train_quadratic": 2, "train_tightness": 1,
+        "predict_trajectory": 1, "predict_growth": 1, "predict_quadratic": 1, "predict_tightness": 1,
+        "measure_trajectory": 1, "measure_growth": 1, "measure_quadratic": 1, "measure_tightness": 1, "draw_fig1": 1,
+        "draw_fig2": 1, "draw_fig6": 1, "draw_fig7": 1, "judge": 1,
     }  # fmt: skip
 
 

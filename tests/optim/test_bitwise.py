@@ -60,3 +60,26 @@ def test_foreach_is_the_plain_path(dtype, k):
         for optimizer in optimizers:
             optimizer.step()
         assert_same(*optimizers)
+
+
+def test_the_default_takes_the_multi_tensor_path_for_many_small_parameters(monkeypatch):
+    """Where Python's cost for each parameter decides; the bits are those of the plain path either way."""
+    from ctadam.optim import kadam
+
+    taken = []
+    for name in ("plain_step", "foreach_step"):
+        step = getattr(kadam, name)
+        monkeypatch.setattr(kadam, name, lambda *a, step=step, name=name, **o: (taken.append(name), step(*a, **o))[1])
+
+    def path(sizes, dtype=torch.float32, **options):
+        params = [torch.nn.Parameter(torch.ones(size, dtype=dtype)) for size in sizes]
+        for param in params:
+            param.grad = torch.ones_like(param)
+        taken.clear()
+        KAdam(params, **options).step()
+        return taken
+
+    assert path([100] * 20) == path([100] * 20, torch.float64) == path([1, 2, 3] * 5) == ["foreach_step"]
+    assert path([100] * 3) == path([20_000] * 20) == path([100] * 20, torch.bfloat16) == ["plain_step"]
+    assert path([100] * 20, foreach=False) == path([100] * 20, state_dtype=torch.float64) == ["plain_step"]
+    assert path([100] * 20, lr=torch.tensor(0.1)) == ["plain_step"]

@@ -11,7 +11,7 @@ for experiment in EXPERIMENTS:
             code=code(
                 f"measurements/{experiment}.py",
                 "measurements/slopes.py",
-                "theory/stability.py",
+                "theory",
             ),
         output:
             f"results/{{tree}}/{SCALE}/{experiment}/measurements.csv",

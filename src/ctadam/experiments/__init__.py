@@ -14,6 +14,7 @@ import importlib
 #: Every experiment, in the order of the paper, and what besides its own module determines its runs: paths in the package.
 #: An edit there retrains the fresh tree.
 EXPERIMENTS = {
+    "trajectory": ("data", "determinism.py", "models", "optim", "theory"),
     "growth": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
     "quadratic": ("determinism.py", "optim", "theory/stability.py"),
     "tightness": ("determinism.py", "optim", "theory/stability.py"),

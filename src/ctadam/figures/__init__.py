@@ -8,6 +8,7 @@ from pathlib import Path
 
 #: Figure -> (module, experiments it needs).
 FIGURES = {
+    "fig1": ("fig1_trajectory", ("trajectory",)),
     "fig2": ("fig2_stability", ("growth",)),
     "fig6": ("fig6_quadratic", ("quadratic",)),
     "fig7": ("fig7_tightness", ("growth", "quadratic", "tightness")),

@@ -13,6 +13,12 @@ TEXT_WIDTH = 6.75
 _PALETTE = sns.color_palette("colorblind").as_hex()
 COLORS = {"paper": _PALETTE[3], "exact": _PALETTE[0], "measured": "0.15", "curve": "0.25"}
 LINES = {"paper": "--", "exact": "-"}
+#: The differential equations by (order, kernel), and the models they are held against.
+EQUATION_COLORS = {
+    (1, "paper"): _PALETTE[3], (1, "exact"): _PALETTE[0], (2, "paper"): _PALETTE[1], (2, "exact"): _PALETTE[2],
+}  # fmt: skip
+EQUATION_MARKERS = {(1, "paper"): "o", (1, "exact"): "s", (2, "paper"): "^", (2, "exact"): "D"}
+MODEL_LINES = {"mlp": "--", "transformer": "-"}
 
 
 def coefficient_scale(low, high):

@@ -10,8 +10,6 @@ The order of the operations is that of ``torch.optim.Adam(foreach=False)``: with
 for bit. Everything broadcasts, so that parameters of many runs can be stacked and each run given its own decays.
 """
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
@@ -43,9 +41,8 @@ def average_(grad, exp_avg, exp_avg_sq, *, weight1, beta2, weight2):
         exp_avg_sq.addcmul_(grad, grad, value=weight2)
 
 
-@cache
-def _tiny(dtype):
-    return torch.finfo(dtype).tiny
+#: Looked up here, because asking torch costs as much as a small tensor's operation.
+_TINY = {dtype: torch.finfo(dtype).tiny for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
 
 def denominator(exp_avg_sq, bias_correction2_sqrt, *, eps):
@@ -53,7 +50,7 @@ def denominator(exp_avg_sq, bias_correction2_sqrt, *, eps):
     if isinstance(bias_correction2_sqrt, Tensor):
         bias_correction2_sqrt = bias_correction2_sqrt.to(exp_avg_sq)
     denom = (exp_avg_sq.sqrt() / bias_correction2_sqrt).add_(eps)
-    if eps < _tiny(denom.dtype):  # ε would be lost in a zero: true of 1e-8 in float16
+    if eps < _TINY[denom.dtype]:  # ε would be lost in a zero: true of 1e-8 in float16
         denom.masked_fill_(denom == 0, torch.inf)
     return denom
 

@@ -19,7 +19,7 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 
 from ctadam.optim.foreach import foreach_step
-from ctadam.optim.fused import Plan, fused_step
+from ctadam.optim.fused import PACKED_NUMEL, Plan, fused_step
 from ctadam.optim.plain import plain_step
 from ctadam.optim.stages import check_betas, check_stages, resolve
 from ctadam.theory.stability import growth_rate, nearest_stable_beta2, stability_coefficient
@@ -49,7 +49,8 @@ class KAdam(Optimizer):
         stages: ``"naive"``, ``"exp"``, ``"inverse-exp"``, ``"uniform"`` (see `ctadam.optim.stage_betas`), or a sequence
             of k pairs (beta1, beta2), which makes `betas` irrelevant.
         maximize: ascend instead of descend.
-        foreach: use torch's multi-tensor kernels. None chooses as torch does (on CUDA).
+        foreach: use torch's multi-tensor kernels. None chooses as torch does (on CUDA), and takes them for many small
+            parameters on the CPU, where they are faster and give the same bits.
         capturable: keep the step count in a tensor beside the parameters, for graph capture. Works on the CPU too.
         differentiable: let autograd through the step.
         fused: one kernel for everything, compiled when it is first needed; where that fails, a warning and the
@@ -348,7 +349,7 @@ class KAdam(Optimizer):
         tensor_lr = isinstance(group["lr"], Tensor) and not group["capturable"]
         if foreach is None and group["fused"] is None:
             _, foreach = _default_to_fused_or_foreach(params, group["differentiable"], use_fused=False)
-            foreach = foreach and not tensor_lr
+            foreach = (foreach or _many_small(params, group["state_dtype"])) and not tensor_lr
         if foreach and tensor_lr:
             raise RuntimeError("lr as a Tensor is not supported for capturable=False and foreach=True")
         # The multi-tensor kernels take decays as numbers only, and autograd does not see through them.
@@ -363,6 +364,19 @@ class KAdam(Optimizer):
 def _is_finite_and_not_negative(value):
     value = value.detach() if isinstance(value, Tensor) else value
     return bool(value >= 0.0) and math.isfinite(value)  # NaN fails the first
+
+
+def _many_small(params, state_dtype):
+    """Whether Python's cost for each parameter decides: many small ones on the CPU.
+
+    There the multi-tensor path is the faster one, its copies are small, and its bits are the plain path's.
+    """
+    return (
+        len(params) >= 8
+        and all(param.is_cpu and param.dtype in (torch.float32, torch.float64) for param in params)
+        and state_dtype in (None, params[0].dtype)
+        and sum(map(Tensor.numel, params)) <= PACKED_NUMEL * len(params)
+    )
 
 
 def _first_beta(group):
