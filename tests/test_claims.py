@@ -129,6 +129,46 @@ def test_s7_is_two_sided_for_worst_case_gradients(worst, random, verdict):
     assert judge("S7", table).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    "factor, step, verdict",
+    [(1.0, 99, REPRODUCED), (1 + 1e-8, 99, CONTRADICTED), (0.5, 99, REPRODUCED), (1.0, 1, INCONCLUSIVE)],
+)
+def test_s8_asks_for_runs_that_the_papers_law_lets_grow(factor, step, verdict):
+    """C = −0.1: e-fold growth needs 20 steps."""
+    table = pd.DataFrame(
+        {
+            "kind": ["wedge", "worst"],
+            "C": -0.1,
+            "step": step,
+            "bound_exact": 2.0,
+            "limit_exact": 2.0,
+            "update": [2 * factor, 9],
+        }
+    )
+    assert judge("S8", table).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "column, c, ratio, verdict",
+    [
+        ("ratio_exact", -0.1, 1 + 1e-8, CONTRADICTED),
+        ("ratio_exact", 0.1, 1 + 1e-8, CONTRADICTED),
+        ("ratio_paper", 0.1, 1 + 1e-8, CONTRADICTED),
+        ("ratio_paper", -0.1, 2.0, REPRODUCED),  # outside its region the paper guarantees nothing
+        ("ratio_exact", 0.1, 1 + 5e-10, REPRODUCED),
+    ],
+)
+def test_s9_counts_violations_where_there_is_a_guarantee(monkeypatch, column, c, ratio, verdict):
+    runs = pd.DataFrame({"run": range(3), "sweep": "lr", "beta1": [0.1, 0.2, 0.3], "beta2": 0.5, "update_max": 1.0})
+    runs = runs.assign(ratio_exact=1.0, ratio_paper=1.0)
+    runs.loc[1, column] = ratio
+    evidence = Made(None, runs)
+    evidence.results, evidence.experiment = None, None
+    monkeypatch.setattr(claims, "read_csv", lambda *_: runs[["beta1", "beta2"]].assign(C=c))
+    (claim,) = (claim for claim in claims.CLAIMS if claim.id == "S9")
+    assert claim.judge(evidence).verdict == verdict
+
+
 def trajectory(error=lambda t: t["lr"] * 10, **columns):
     """Measurements of four equations, two models, two seeds, four learning rates, with these errors at the end."""
     axes = {
@@ -188,14 +228,31 @@ def test_the_trajectories_notes_name_the_best_equation_and_when_the_papers_left(
 def test_the_ledger_of_the_smoke_scale(smoke):
     ledger = claims.judge(smoke)
     assert ledger.columns.tolist() == claims.COLUMNS
-    assert ledger["id"].tolist() == ["T1", "T2", "T3", "T4", "S1", "S2", "S3", "S4", "S5", "S6", "S7", "E1", "S10"]
+    assert ledger["id"].tolist() == [
+        "T1",
+        "T2",
+        "T3",
+        "T4",
+        "S1",
+        "S2",
+        "S3",
+        "S4",
+        "S5",
+        "S6",
+        "S7",
+        "S8",
+        "S9",
+        "E1",
+        "S10",
+    ]
     verdicts = ledger.set_index("id")["verdict"]
-    assert verdicts["T3"] == verdicts["S1"] == verdicts["S7"] == REPRODUCED
-    assert set(verdicts.drop(["T3", "S1", "S7"])) == {INCONCLUSIVE}  # 60 steps decide nothing, and the ledger says so
+    decided = ["T3", "S1", "S7", "S8", "S9"]  # by any run, however short
+    assert set(verdicts[decided]) == {REPRODUCED}
+    assert set(verdicts.drop(decided)) == {INCONCLUSIVE}  # 60 steps decide nothing, and the ledger says so
     assert ledger.set_index("id").loc["S2", "note"].startswith("runs too short")
     text = claims.as_text(ledger)
     assert all(f"{row.id:<4} {row.verdict}" in text for row in ledger.itertuples())
-    assert text.endswith("13 claims: 3 reproduced, 0 contradicted, 10 inconclusive")
+    assert text.endswith("15 claims: 5 reproduced, 0 contradicted, 10 inconclusive")
     shipped = pd.read_csv(smoke / "claims.csv", keep_default_na=False)
     assert shipped["value"].tolist() == ledger["value"].tolist()
 

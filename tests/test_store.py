@@ -119,9 +119,9 @@ def test_promote_never_overwrites_silently(tree):
     promote("smoke", results=tree, experiments=["growth"])
     with pytest.raises(ArtifactError, match="already holds shipped runs: --force"):
         promote("smoke", results=tree, experiments=["growth"])
-    promote("smoke", results=tree, experiments=["tightness"])  # another experiment is not in the way
+    promote("smoke", results=tree, experiments=["quadratic", "tightness"])  # others are not in the way
     promote("smoke", results=tree, experiments=["growth"], force=True)
-    assert len(read_manifest(tree / "cached/smoke")) == 6
+    assert len(read_manifest(tree / "cached/smoke")) == 8
 
 
 def test_promote_takes_all_or_nothing(tree):

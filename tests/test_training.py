@@ -4,20 +4,31 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from ctadam import KAdam, config
 from ctadam.data.text import batches, load_corpus
 from ctadam.models.transformer import Transformer
-from ctadam.training import Settings, train
-from ctadam.training.trainer import _generators
+from ctadam.optim import stage_betas
+from ctadam.training import chunk_size, classification, language, train
+from ctadam.training.ensemble import generators
+from ctadam.training.stack import Layout, StackedKAdam
 
-SETTINGS = Settings(width=8, depth=2, heads=2, context=8, batch=4, test_batches=2, test_every=5)
+SHAPE = {"width": 8, "depth": 2, "heads": 2, "context": 8}
+BATCH = 4
 CPU = torch.device("cpu")
+RECORDS = ["update_max", "param_max", "param_norm", "displacement_max", "train_loss", "test_loss"]
 
 
 @pytest.fixture(scope="module")
 def corpus():
-    return load_corpus("pydoc", tokenization="words", test_fraction=0.1, context=SETTINGS.context)
+    return load_corpus("pydoc", tokenization="words", test_fraction=0.1, context=SHAPE["context"])
+
+
+@pytest.fixture(scope="module")
+def task(corpus):
+    return language(corpus, **SHAPE, batch=BATCH, test_batches=2, test_every=5, device=CPU)
 
 
 def points(**columns):
@@ -25,15 +36,35 @@ def points(**columns):
         "beta1": 0.9, "beta2": 0.999, "lr": 1e-2, "weight_decay": 0.0, "eps": 0.0,
         "state_dtype": "float64", "seed": 0, "steps": 12,
     }  # fmt: skip
-    table = pd.DataFrame(
-        {**defaults, **columns}, index=range(max([1, *(len(c) for c in columns.values() if isinstance(c, list))]))
-    )
-    table.insert(0, "run", range(len(table)))
+    count = max([1, *(len(c) for c in columns.values() if isinstance(c, list))])
+    table = pd.DataFrame({**defaults, **columns}, index=range(count))
+    table.insert(0, "run", range(count))
     return table
 
 
-def fit(corpus, **columns):
-    return train(points(**columns), corpus=corpus, settings=SETTINGS, device=CPU)
+def fit(task, chunk=None, **columns):
+    return train(points(**columns), task=task, device=CPU, chunk=chunk)
+
+
+def perceptron(generator):
+    """A small network with weights from a generator."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, 0.0, 0.5, generator=generator)
+    return model
+
+
+def convolutions(generator):
+    model = nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, 0.0, 0.5, generator=generator)
+    return model
+
+
+def classes(build):
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(50, 6, generator=generator), torch.randint(3, (50,), generator=generator)
+    return classification(data, data, build=build, batch=BATCH, test_every=5, device=CPU)
 
 
 def test_transformer_is_causal_and_equals_torchs_attention():
@@ -52,16 +83,15 @@ def test_transformer_is_causal_and_equals_torchs_attention():
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_records_against_torchs_own_adamw(corpus, weight_decay):
+def test_records_against_torchs_own_adamw(corpus, task, weight_decay):
     """The same run with torch.optim.AdamW and the records computed the long way, from parameters before and after."""
     lr, steps = 1e-2, 12
-    table = fit(corpus, lr=lr, weight_decay=weight_decay, eps=1e-8, state_dtype="float32", steps=steps)
-    weights, order = _generators(0)
-    shape = {name: getattr(SETTINGS, name) for name in ("width", "depth", "heads", "context")}
-    model = Transformer(vocabulary=len(corpus.vocabulary), generator=weights, **shape)
+    table = fit(task, lr=lr, weight_decay=weight_decay, eps=1e-8, state_dtype="float32", steps=steps)
+    weights, order = generators(0)
+    model = Transformer(vocabulary=len(corpus.vocabulary), generator=weights, **SHAPE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, foreach=False)
     start = [p.detach().clone() for p in model.parameters()]
-    stream = batches(corpus.train, batch=SETTINGS.batch, context=SETTINGS.context, generator=order)
+    stream = batches(corpus.train, batch=BATCH, context=SHAPE["context"], generator=order)
     names = [name.removesuffix(".weight") for name, _ in model.named_parameters()]
     for (_, row), (inputs, targets) in zip(table.iterrows(), stream, strict=False):
         before = [p.detach().clone() for p in model.parameters()]
@@ -84,11 +114,11 @@ def test_records_against_torchs_own_adamw(corpus, weight_decay):
         assert row["displacement_max"] == pytest.approx(moved, rel=1e-4)
 
 
-def test_unseen_counts_steps_since_the_token(corpus):
+def test_unseen_counts_steps_since_the_token(corpus, task):
     """Against a plain scan of the batches."""
-    table = fit(corpus, beta1=0.99, beta2=0.9, lr=1e-3, steps=60)
-    _, order = _generators(0)
-    stream = batches(corpus.train, batch=SETTINGS.batch, context=SETTINGS.context, generator=order)
+    table = fit(task, beta1=0.99, beta2=0.9, lr=1e-3, steps=60)
+    _, order = generators(0)
+    stream = batches(corpus.train, batch=BATCH, context=SHAPE["context"], generator=order)
     seen = [pair for pair, _ in zip(stream, range(60), strict=False)]
     checked = set()
     for row in table.itertuples():
@@ -102,23 +132,175 @@ def test_unseen_counts_steps_since_the_token(corpus):
     assert checked
 
 
-def test_a_run_depends_on_itself_alone(corpus):
-    together = fit(corpus, beta1=[0.9, 0.99, 0.9], seed=[0, 0, 1])
-    for run, (beta1, seed) in enumerate([(0.9, 0), (0.99, 0), (0.9, 1)]):
-        alone = fit(corpus, beta1=beta1, seed=seed).assign(run=run)
-        pd.testing.assert_frame_equal(together[together["run"] == run].reset_index(drop=True), alone, check_exact=True)
+MIXED = {
+    "beta1": [0.9, 0.99, 0.9, 0.0, 0.95, 0.9, 0.9], "beta2": [0.999, 0.9, 0.999, 0.99, 0.95, 0.999, 0.999],
+    "lr": [1e-2, 1e-2, 3e-3, 1e-2, 1e-3, 1e-2, 1e-2], "weight_decay": [0.0, 0.1, 0.0, 0.0, 1.0, 0.1, 0.0],
+    "seed": [0, 0, 1, 0, 2, 0, 0], "k": [1, 1, 1, 1, 1, 2, 3],
+    "stages": ["naive", "naive", "naive", "naive", "naive", "inverse-exp", [(0.9, 0.99), (0.5, 0.9), (0.0, 0.999)]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("build", [None, perceptron, convolutions])
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("dtype, eps", [("float32", 1e-8), ("float64", 0.0)])
+def test_a_run_of_an_ensemble_equals_the_run_alone(task, build, chunk, dtype, eps):
+    """To the last bit: in a full chunk, in the smaller one at the end, or by itself."""
+    task = classes(build) if build else task
+    together = fit(task, chunk=chunk, **MIXED, state_dtype=dtype, eps=eps)
+    for run, row in points(**MIXED, state_dtype=dtype, eps=eps).groupby("run"):
+        alone = train(row.reset_index(drop=True), task=task, device=CPU, chunk=chunk)
+        same = together[together["run"] == run].reset_index(drop=True)
+        pd.testing.assert_frame_equal(same, alone, check_exact=True, check_dtype=False)  # `stages` may hold lists
     losses = together.pivot(index="step", columns="run", values="train_loss")
     assert losses.loc[0, 0] == losses.loc[0, 1] != losses.loc[0, 2]  # same seed: same start and data
 
 
-def test_test_loss_is_taken_where_said(corpus):
-    table = fit(corpus, steps=12)
+def by_hand(task, point, optimizer):
+    """A run with an optimizer of torch's kind and nothing of the trainer's: losses, and the parameters at the end."""
+    weights, order = generators(point.seed)
+    model, losses = task.build(weights), []
+    optimizer = optimizer(model.parameters(), point)
+    for numbers in torch.randint(task.examples, (point.steps, task.batch), generator=order):
+        inputs, targets = task.read(numbers)
+        loss = task.loss(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        test = sum(task.loss(model(x), y) for x, y in zip(*task.test, strict=True)) / len(task.test[0])
+    return losses, test.item(), max(p.abs().max().item() for p in model.parameters())
+
+
+def torchs_own(parameters, point):
+    options = {"lr": point.lr, "betas": (point.beta1, point.beta2), "eps": point.eps, "foreach": False}
+    if point.weight_decay == 0:
+        return torch.optim.Adam(parameters, **options)
+    return torch.optim.AdamW(parameters, weight_decay=point.weight_decay, **options)
+
+
+def own_kadam(parameters, point):
+    state_dtype = {"float32": torch.float32, "float64": torch.float64}[point.state_dtype]
+    return KAdam(
+        parameters, lr=point.lr, betas=(point.beta1, point.beta2), eps=point.eps, weight_decay=point.weight_decay, k=point.k,
+        stages=point.stages, foreach=False, state_dtype=state_dtype,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::ctadam.optim.StabilityWarning")
+@pytest.mark.parametrize("build", [None, perceptron, convolutions])
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("dtype, eps", [("float32", 1e-8), ("float64", 0.0), ("float32", 0.0)])
+def test_each_run_equals_an_optimizer_driven_by_hand(task, build, chunk, dtype, eps):
+    """Run after run with torch.optim.Adam or AdamW (k = 1, float32 state, ε > 0) and with KAdam: the same bits.
+
+    Batched, the gradients of LayerNorm's weights and the losses are sums in another order, so there the runs agree to
+    float32's rounding only, which Adam's first steps amplify where a gradient is nearly 0.
+    """
+    task = classes(build) if build else task
+    table = fit(task, chunk=chunk, **MIXED, state_dtype=dtype, eps=eps)
+    for point in points(**MIXED, state_dtype=dtype, eps=eps).itertuples():
+        run = table[table["run"] == point.run]
+        peers = [own_kadam] + [torchs_own] * (point.k == 1 and dtype == "float32" and eps > 0)
+        for peer in peers:
+            losses, test, largest = by_hand(task, point, peer)
+            tolerance = {"rel": 0, "abs": 0} if chunk == 1 else {"rel": 1e-4}
+            assert run["train_loss"].tolist() == pytest.approx(losses, **tolerance)
+            assert run["test_loss"].iloc[-1] == pytest.approx(test, **tolerance)
+            assert run["param_max"].iloc[-1] == pytest.approx(largest, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+@pytest.mark.filterwarnings("ignore::ctadam.optim.StabilityWarning")
+def test_the_stacked_optimizer_is_kadam_bit_for_bit(dtype, eps):
+    """Given the same gradients, zeros among them, parameters and update are those of KAdam, however many rows."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(5, 33, generator=generator)
+    pairs, lr, weight_decay = (
+        [(0.9, 0.999), (0.99, 0.9), (0.0, 0.99), (0.9, 0.0), (0.5, 0.5)],
+        [1e-3, 0.1, 1, 2, 0.01],
+        [0.0, 0.1, 0, 1, 0],
+    )
+    for k in (1, 3):
+        stages = [stage_betas("inverse-exp", k, betas=betas) for betas in pairs]
+        rows = {"stages": stages, "lr": lr, "weight_decay": weight_decay}
+        common = {"eps": eps, "state_dtype": dtype, "steps": 20}
+        stacked = StackedKAdam(start.clone(), **rows, **common)
+        single = [
+            StackedKAdam(start[r : r + 1].clone(), **{n: v[r : r + 1] for n, v in rows.items()}, **common)
+            for r in range(5)
+        ]
+        leaves = [nn.Parameter(row.clone()) for row in start]
+        peers = [
+            KAdam(
+                [leaf],
+                lr=lr[r],
+                betas=pairs[r],
+                eps=eps,
+                weight_decay=weight_decay[r],
+                k=k,
+                foreach=False,
+                state_dtype=dtype,
+            )
+            for r, leaf in enumerate(leaves)
+        ]
+        for _ in range(20):
+            grad = torch.randn(5, 33, generator=generator)
+            grad[:, ::4] = 0
+            change = stacked.step(grad.to(dtype))
+            for r, (leaf, peer, one) in enumerate(zip(leaves, peers, single, strict=True)):
+                leaf.grad = grad[r].clone()
+                peer.step()
+                assert torch.equal(one.step(grad[r : r + 1].to(dtype))[0], change[r])
+                assert torch.equal(leaf, stacked.params[r]) and torch.equal(leaf, one.params[0])
+
+
+def test_layout_keeps_every_tensor_apart_and_aligned():
+    layout = Layout(perceptron(torch.Generator()).named_parameters())
+    rows = torch.arange(2 * layout.width, dtype=torch.float32).view(2, -1)
+    views = layout.views(rows)
+    assert [tuple(v.shape) for v in views.values()] == [(2, 8, 6), (2, 8), (2, 3, 8), (2, 3)]
+    numbers = torch.cat([v.flatten() for v in views.values()])
+    assert len(numbers.unique()) == len(numbers)
+    assert all(place.start % 16 == 0 for place in layout.places.values()) and layout.width % 16 == 0
+
+
+def test_nothing_in_a_step_waits_for_the_device_or_reads_the_state(task, monkeypatch):
+    """Between test losses no value is fetched; the recorder sees the applied change and the parameters, no average."""
+    from ctadam.training import ensemble
+
+    seen = []
+    monkeypatch.setattr(torch.Tensor, "item", lambda *_: pytest.fail("fetched a value"))
+    finite = ensemble._Recorder.finite
+    monkeypatch.setattr(ensemble._Recorder, "finite", lambda self: seen.append(self.step) or finite(self))
+    after = ensemble._Recorder.after_step
+
+    def after_step(self, change, params, loss):
+        assert not hasattr(self, "averages")
+        after(self, change, params, loss)
+
+    monkeypatch.setattr(ensemble._Recorder, "after_step", after_step)
+    fit(task, chunk=4, **{n: v[:4] for n, v in MIXED.items()})
+    assert seen == [4, 9, 11]
+
+
+def test_chunks_are_chosen_by_model_and_device(corpus):
+    """Many where they are small, one by one where a batch's logits over all words fill the cache."""
+    assert chunk_size(classes(perceptron), CPU) == 64 and chunk_size(classes(convolutions), CPU) == 8
+    settings = {**config.resolve("laptop")["growth"]["model"], "batch": 8, "test_batches": 1, "test_every": 1}
+    assert chunk_size(language(corpus, **settings, device=CPU), CPU) == 1
+
+
+def test_test_loss_is_taken_where_said(corpus, task):
+    table = fit(task, steps=12)
     assert table.index[table["test_loss"].notna()].tolist() == [4, 9, 11]
     assert table["test_loss"].iloc[-1] < np.log(len(corpus.vocabulary))
 
 
-def test_a_diverged_run_is_recorded_and_touches_no_other(corpus):
-    table = fit(corpus, lr=[1e-2, 1e30, 1e-2], seed=[0, 0, 1], steps=12)
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_a_diverged_run_is_recorded_and_touches_no_other(task, chunk):
+    table = fit(task, chunk=chunk, lr=[1e-2, 1e30, 1e-2], seed=[0, 0, 1], steps=12)
     bad = table[table["run"] == 1]
     records = bad[["update_max", "param_max", "param_norm", "displacement_max", "train_loss"]]
     assert (bad["diverged_at"] == len(bad) - 1).all() and len(bad) < 12
@@ -126,11 +308,16 @@ def test_a_diverged_run_is_recorded_and_touches_no_other(corpus):
     for run, seed in ((0, 0), (2, 1)):
         good = table[table["run"] == run].reset_index(drop=True)
         assert len(good) == 12 and (good["diverged_at"] == -1).all()
-        pd.testing.assert_frame_equal(good, fit(corpus, seed=seed).assign(run=run), check_exact=True)
+        pd.testing.assert_frame_equal(good, fit(task, chunk=chunk, seed=seed).assign(run=run), check_exact=True)
 
 
-def test_bad_points(corpus):
+def test_bad_points(task):
     with pytest.raises(ValueError, match="lack the column"):
-        train(points().drop(columns="beta2"), corpus=corpus, settings=SETTINGS, device=CPU)
+        train(points().drop(columns="beta2"), task=task, device=CPU)
     with pytest.raises(ValueError, match="unknown state_dtype 'float16'"):
-        fit(corpus, state_dtype="float16")
+        fit(task, state_dtype="float16")
+    for column, value in (("lr", 0.0), ("weight_decay", -1.0), ("eps", -1e-8), ("steps", 0)):
+        with pytest.raises(ValueError, match=f"Invalid {column}: {value} is not"):
+            fit(task, **{column: [1, value]})
+    with pytest.raises(ValueError, match="none of 'naive'"):
+        fit(task, k=2, stages="nonsense")

@@ -75,9 +75,10 @@ def fresh_clone(clone, tmp_path):
 def test_everything_is_planned_by_default(clone, tmp_path):
     jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n"))
     assert jobs == {
-        "all": 1, "train_trajectory": 4, "train_growth": 6, "train_tightness": 1, "predict_trajectory": 1, "predict_growth": 1,
-        "predict_tightness": 1, "measure_trajectory": 1, "measure_growth": 1, "measure_tightness": 1, "draw_fig1": 1,
-        "draw_fig2": 1, "judge": 1,
+        "all": 1, "train_trajectory": 4, "train_growth": 6, "train_quadratic": 2, "train_tightness": 1,
+        "predict_trajectory": 1, "predict_growth": 1, "predict_quadratic": 1, "predict_tightness": 1,
+        "measure_trajectory": 1, "measure_growth": 1, "measure_quadratic": 1, "measure_tightness": 1, "draw_fig1": 1,
+        "draw_fig2": 1, "draw_fig6": 1, "draw_fig7": 1, "judge": 1,
     }  # fmt: skip
 
 
@@ -167,7 +168,7 @@ def test_a_changed_parameter_reaches_the_run(clone):
         "tightness={draws: 123}",
     )
     record = json.loads((clone / "results/fresh/smoke/tightness/shard-1-of-1.json").read_text())
-    assert record["parameters"]["draws"] == 123 and record["rows"] == 246
+    assert record["parameters"]["draws"] == 123 and record["rows"] == 286
     snakemake(clone, "--cores", "1", "--config", "scale=smoke")  # as it was, for the tests beside this one
 
 

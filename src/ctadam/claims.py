@@ -395,7 +395,7 @@ def _s6(e):
 @_claim(
     "S7", "D", "the exact bound is attained, and never exceeded",
     statistic="update over exact bound: worst-case gradients (min, max), random gradients (max)",
-    rule="worst case within 1 ± 1e-9; random at most 1 + 1e-9", experiment="tightness",
+    rule="worst case within 1 ± 1e-9; random at most 1 + 1e-9", experiment="tightness", figure="fig7",
 )  # fmt: skip
 def _s7(e):
     ratio = e.table["update"] / e.table["bound_exact"]
@@ -403,6 +403,47 @@ def _s7(e):
     value = f"1 {worst.min() - 1:+.1e} to 1 {worst.max() - 1:+.1e}; random ≤ {random.max():.6f}"
     good = np.abs(worst - 1).max() <= 1e-9 and random.max() <= 1 + 1e-9
     return Outcome("1; ≤ 1", value, REPRODUCED if good else CONTRADICTED, f"{len(worst):,} draws of each")
+
+
+@_claim(
+    "S8", "D", "between the two laws (C < 0 but γ² < β) updates stay bounded",
+    statistic="update over exact bound, worst-case gradients, pairs between the laws (max)",
+    rule="at most 1 + 1e-9; inconclusive unless the paper's law lets some of these runs grow e-fold",
+    experiment="tightness", figure="fig7",
+)  # fmt: skip
+def _s8(e):
+    runs = e.table.query("kind == 'wedge'")
+    growth = -runs["C"] / 2 * (runs["step"] + 1)
+    if not (growth >= 1).any():
+        return Outcome("≤ 1", "", INCONCLUSIVE, "runs too short for the paper's law to allow an e-fold growth")
+    ratio = float((runs["update"] / runs["bound_exact"]).max())
+    share, over_limit = float((growth >= 1).mean()), float((runs["update"] / runs["limit_exact"]).max())
+    return Outcome(
+        "≤ 1", f"1 {ratio - 1:+.1e}", REPRODUCED if ratio <= 1 + 1e-9 else CONTRADICTED,
+        f"{len(runs):,} draws; the paper's law lets {share:.0%} of them grow e-fold or more, up to e^{growth.max():.3g}; "
+        f"largest update {runs['update'].max():.3g}, over the exact bound's limit at most {over_limit:.4g}",
+    )  # fmt: skip
+
+
+@_claim(
+    "S9", "R", "learning rate, noise and weight decay do not move the guarantee",
+    statistic="runs on a convex quadratic, all over the square of pairs, whose update exceeds its bound at any step: the exact "
+    "one, or the paper's where C > 0",
+    rule="none, with a relative tolerance of 1e-9", experiment="quadratic", figure="fig6",
+)  # fmt: skip
+def _s9(e):
+    runs = e.runs.merge(read_csv(e.results, e.experiment, "predictions"), on=["beta1", "beta2"], validate="many_to_one")
+    broken = (runs["ratio_exact"] > 1 + 1e-9) | ((runs["C"] > 0) & (runs["ratio_paper"] > 1 + 1e-9))
+    outside = runs[runs["C"] < 0]
+    large = outside.groupby("sweep", sort=False)["update_max"].agg(lambda u: float((u > 10).mean()))
+    by_lr = (runs["sweep"] == "lr").sum()
+    return Outcome(
+        "0", f"{int(broken.sum()):,} of {len(runs):,}", CONTRADICTED if broken.any() else REPRODUCED,
+        f"{by_lr:,} runs over learning rates, {len(runs) - by_lr:,} with noise or decay; where C < 0, updates above 10 in "
+        + ", ".join(f"{share:.1%} ({sweep.replace('_', ' ')})" for sweep, share in large.items())
+        + f"; there {int((outside['ratio_paper'] > 1 + 1e-9).sum()):,} runs exceed the paper's bound, by a factor of up to "
+        f"{outside['ratio_paper'].max():.4g}",
+    )  # fmt: skip
 
 
 @_claim(

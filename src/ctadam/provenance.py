@@ -38,7 +38,7 @@ def write_atomically(path, write):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Same suffix, because writers choose their format by it.
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=f".partial{path.suffix}", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".partial{path.suffix}", dir=path.parent)
         os.close(handle)
         write(temporary)
         os.chmod(temporary, 0o644)
@@ -110,6 +110,10 @@ def make_room(path):
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         provenance_path(path).unlink(missing_ok=True)
+        # A run that was killed while it wrote could not remove what it had begun.
+        for name in (Path(path).name, provenance_path(path).name):
+            for begun in Path(path).parent.glob(f".{name}.*.partial*"):
+                begun.unlink(missing_ok=True)
         with tempfile.TemporaryFile(dir=Path(path).parent):
             pass
     except OSError as error:

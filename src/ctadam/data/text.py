@@ -105,6 +105,12 @@ def load_corpus(source, *, tokenization, test_fraction, context):
     return Corpus(ids[:cut], ids[cut:], tuple(map(str, vocabulary)), digest)
 
 
+def windows(tokens, starts, *, context):
+    """The windows of a token sequence that begin at ``starts``, int64 of any shape: (inputs, targets), each (..., context)."""
+    found = tokens[starts[..., None] + torch.arange(context + 1, device=starts.device)]
+    return found[..., :-1], found[..., 1:]
+
+
 def batches(tokens, *, batch, context, generator):
     """Endless random windows of a token sequence: pairs (inputs, targets), each of shape (batch, context).
 
@@ -112,8 +118,5 @@ def batches(tokens, *, batch, context, generator):
         tokens: int64 tensor of shape (n,), n > context.
         generator: CPU `torch.Generator`; the same state gives the same windows on every device.
     """
-    offsets = torch.arange(context + 1)
     while True:
-        starts = torch.randint(len(tokens) - context, (batch,), generator=generator)
-        windows = tokens[starts[:, None] + offsets]
-        yield windows[:, :-1], windows[:, 1:]
+        yield windows(tokens, torch.randint(len(tokens) - context, (batch,), generator=generator), context=context)

@@ -16,6 +16,7 @@ import importlib
 EXPERIMENTS = {
     "trajectory": ("data", "determinism.py", "models", "optim", "theory"),
     "growth": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
+    "quadratic": ("determinism.py", "optim", "theory/stability.py"),
     "tightness": ("determinism.py", "optim", "theory/stability.py"),
 }
 

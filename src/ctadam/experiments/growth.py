@@ -15,7 +15,7 @@ import pandas as pd
 
 from ctadam.data.text import load_corpus
 from ctadam.theory.stability import normal_curve_points, stability_coefficient
-from ctadam.training import Settings, train
+from ctadam.training import chunk_size, language, train
 
 
 def points(parameters):
@@ -58,26 +58,26 @@ def run(points, parameters, *, device, progress):
         points: rows of `points`.
         parameters: section ``growth`` of the configuration.
         device: `torch.device`.
-        progress: called with the steps done, after each run.
+        progress: called with the steps done since the last call.
 
     Returns:
-        ``(table, details)``: see `ctadam.training.train`; the texts' sha256 for the provenance.
+        ``(table, details)``: see `ctadam.training.train`; for the provenance the text's sha256, and how many runs were
+        trained at a time with each tokenization.
     """
-    settings = Settings(
-        **parameters["model"], **{name: parameters[name] for name in ("batch", "test_batches", "test_every")}
-    )
-    tables, digest = [], None
+    settings = {name: parameters[name] for name in ("batch", "test_batches", "test_every")}
+    tables, details = [], {"data": {}, "chunks": {}}
     for tokens, group in points.groupby("tokens", sort=False):
         corpus = load_corpus(
             parameters["text"],
             tokenization=tokens,
             test_fraction=parameters["test_fraction"],
-            context=settings.context,
+            context=parameters["model"]["context"],
         )
-        digest = corpus.sha256
-        tables.append(train(group, corpus=corpus, settings=settings, device=device, on_run=progress))
-    table = pd.concat(tables, ignore_index=True).sort_values(["run", "step"], ignore_index=True)
-    return table, {"data": {parameters["text"]: digest}}
+        task = language(corpus, **parameters["model"], **settings, device=device)
+        chunk = chunk_size(task, device)
+        details["data"][parameters["text"]], details["chunks"][tokens] = corpus.sha256, chunk
+        tables.append(train(group, task=task, device=device, chunk=chunk, progress=progress))
+    return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], ignore_index=True), details
 
 
 def cost(points):

@@ -7,7 +7,12 @@ import importlib
 from pathlib import Path
 
 #: Figure -> (module, experiments it needs).
-FIGURES = {"fig1": ("fig1_trajectory", ("trajectory",)), "fig2": ("fig2_stability", ("growth",))}
+FIGURES = {
+    "fig1": ("fig1_trajectory", ("trajectory",)),
+    "fig2": ("fig2_stability", ("growth",)),
+    "fig6": ("fig6_quadratic", ("quadratic",)),
+    "fig7": ("fig7_tightness", ("growth", "quadratic", "tightness")),
+}
 FORMATS = ("pdf", "png")
 
 

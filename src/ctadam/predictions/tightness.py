@@ -1,14 +1,20 @@
 """The bounds at the steps that `ctadam.experiments.tightness` looks at."""
 
-from ctadam.theory.stability import update_bound
+import numpy as np
+
+from ctadam.theory.stability import stability_coefficient, update_bound
 
 #: Parameters of a run, of which the predictions are made.
 COLUMNS = ["run", "kind", "beta1", "beta2", "step"]
 
 
 def predict(points):
-    """``bound_paper`` and ``bound_exact`` on |u_n| at each run's own step n."""
+    """``C``; ``bound_paper`` and ``bound_exact`` on |u_n| at each run's own step n; ``limit_exact``, the latter's limit."""
     arguments = {name: points[name].to_numpy() for name in ("beta1", "beta2", "step")}
+    pair = {name: arguments[name] for name in ("beta1", "beta2")}
     return points[COLUMNS].assign(
-        bound_paper=update_bound(**arguments, law="paper"), bound_exact=update_bound(**arguments, law="exact")
+        C=stability_coefficient(**pair),
+        limit_exact=update_bound(**pair, step=np.inf, law="exact"),
+        bound_paper=update_bound(**arguments, law="paper"),
+        bound_exact=update_bound(**arguments, law="exact"),
     )

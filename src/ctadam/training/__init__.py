@@ -1,5 +1,6 @@
 """Training: a table of points in, a tidy table of what happened at every step out."""
 
-from ctadam.training.trainer import Settings, train
+from ctadam.training.ensemble import chunk_size, train
+from ctadam.training.tasks import Task, classification, language
 
-__all__ = ["Settings", "train"]
+__all__ = ["Task", "chunk_size", "classification", "language", "train"]
