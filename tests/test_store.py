@@ -109,7 +109,7 @@ def test_promote_copies_complete_runs_and_lists_them(tree):
     written = promote("smoke", results=tree)
     manifest = read_manifest(tree / "cached/smoke")
     assert set(manifest) == {f"{p.parent.name}/{p.name}" for p in written if p.name != MANIFEST}
-    assert len(manifest) == 8 and all(
+    assert len(manifest) == 10 and all(
         sha256(tree / "cached/smoke" / name) == digest for name, digest in manifest.items()
     )
     pd.testing.assert_frame_equal(read_runs(tree / "cached/smoke", "growth"), read_runs(tree / "fresh/smoke", "growth"))
