@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ctadam import config
+from ctadam.experiments import EXPERIMENTS
+from ctadam.figures import FIGURES
+
 TRAINED = "raise RuntimeError('training was started')\n"
 
 
@@ -74,12 +78,11 @@ def fresh_clone(clone, tmp_path):
 
 def test_everything_is_planned_by_default(clone, tmp_path):
     jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n"))
-    assert jobs == {
-        "all": 1, "train_trajectory": 4, "train_growth": 6, "train_quadratic": 2, "train_tightness": 1,
-        "predict_trajectory": 1, "predict_growth": 1, "predict_quadratic": 1, "predict_tightness": 1,
-        "measure_trajectory": 1, "measure_growth": 1, "measure_quadratic": 1, "measure_tightness": 1, "draw_fig1": 1,
-        "draw_fig2": 1, "draw_fig6": 1, "draw_fig7": 1, "judge": 1,
-    }  # fmt: skip
+    expected = {"all": 1, "judge": 1} | {f"draw_{figure}": 1 for figure in FIGURES}
+    for experiment in EXPERIMENTS:
+        expected |= {f"train_{experiment}": config.read("laptop")[experiment]["shards"]}
+        expected |= {f"predict_{experiment}": 1, f"measure_{experiment}": 1}
+    assert jobs == expected and jobs["train_growth"] == 6
 
 
 def test_one_figure_plans_what_it_needs(clone, tmp_path):

@@ -9,7 +9,7 @@ rule judge:
             for name in EXPERIMENTS
             for table in ("predictions", "measurements")
         ],
-        code=code("claims.py", "theory/stability.py"),
+        code=code("claims", "measurements/slopes.py", "theory/stability.py"),
     output:
         report(
             f"results/{{tree}}/{SCALE}/claims.csv",

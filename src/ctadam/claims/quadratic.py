@@ -1,0 +1,25 @@
+"""Claim S9: learning rate, noise and weight decay do not move the guarantee."""
+
+from ctadam.claims.rules import CONTRADICTED, REPRODUCED, Outcome, claim
+from ctadam.store import read_csv
+
+
+@claim(
+    "S9", "R", "learning rate, noise and weight decay do not move the guarantee",
+    statistic="runs on a convex quadratic, all over the square of pairs, whose update exceeds its bound at any step: the exact "
+    "one, or the paper's where C > 0",
+    rule="none, with a relative tolerance of 1e-9", experiment="quadratic", figure="fig6",
+)  # fmt: skip
+def _s9(e):
+    runs = e.runs.merge(read_csv(e.results, e.experiment, "predictions"), on=["beta1", "beta2"], validate="many_to_one")
+    broken = (runs["ratio_exact"] > 1 + 1e-9) | ((runs["C"] > 0) & (runs["ratio_paper"] > 1 + 1e-9))
+    outside = runs[runs["C"] < 0]
+    large = outside.groupby("sweep", sort=False)["update_max"].agg(lambda u: float((u > 10).mean()))
+    by_lr = (runs["sweep"] == "lr").sum()
+    return Outcome(
+        "0", f"{int(broken.sum()):,} of {len(runs):,}", CONTRADICTED if broken.any() else REPRODUCED,
+        f"{by_lr:,} runs over learning rates, {len(runs) - by_lr:,} with noise or decay; where C < 0, updates above 10 in "
+        + ", ".join(f"{share:.1%} ({sweep.replace('_', ' ')})" for sweep, share in large.items())
+        + f"; there {int((outside['ratio_paper'] > 1 + 1e-9).sum()):,} runs exceed the paper's bound, by a factor of up to "
+        f"{outside['ratio_paper'].max():.4g}",
+    )  # fmt: skip
