@@ -40,7 +40,12 @@ def correlation(some, by="C", loss="loss_end"):
     """Mean over seeds of Spearman's correlation of ``by`` with minus the loss, and its 95 % interval."""
     values = -spearman(some, by, loss)
     values = values[np.isfinite(values)]
-    return bootstrap(np.mean, values) if len(values) > 1 else (np.nan, -np.inf, np.inf)
+    return _mean(values) if len(values) > 1 else (np.nan, -np.inf, np.inf)
+
+
+def _mean(values):
+    """Mean over seeds with its 95 % interval."""
+    return bootstrap(np.mean, values, vectorized=True)
 
 
 def _tasks(e):
@@ -101,10 +106,10 @@ def _usual_rank(e, task, which):
 def _g2(e):
     if _too_few(e):
         return Outcome("≤ 0.25", "", INCONCLUSIVE, _too_few(e))
-    found = {task: bootstrap(np.mean, _usual_rank(e, task, "fixed")) for task in _tasks(e)}
+    found = {task: _mean(_usual_rank(e, task, "fixed")) for task in _tasks(e)}
 
     def others(task):
-        tuned = bootstrap(np.mean, _usual_rank(e, task, "tuned"))
+        tuned = _mean(_usual_rank(e, task, "tuned"))
         one = view(e.table, task, "normal").groupby("point").agg(C=("C", "first"), loss=("loss_end", "mean"))
         usual = view(e.table, task, "usual").query("point == 0")["loss_end"].mean()
         return (
@@ -137,7 +142,7 @@ def _g3(e):
         for level in sorted(e.table["level"].dropna().unique(), reverse=True):
             some = view(e.table, task, "level", level=level)
             value, low, high = correlation(some, by="beta2")
-            _, below, above = bootstrap(np.mean, np.abs(spearman(some, "beta2", "loss_end")) - whole)
+            _, below, above = _mean(np.abs(spearman(some, "beta2", "loss_end")) - whole)
             if low <= 0 <= high or above < 0:
                 verdicts.add(REPRODUCED)
             else:
@@ -173,7 +178,7 @@ def _g4(e):
     verdicts, values, notes = set(), [], []
     for task in _tasks(e):
         one, tuned = (view(e.table, task, "normal", which).query("C > 0") for which in ("fixed", "tuned"))
-        rank, gain = correlation(one), bootstrap(np.mean, _gain(one))
+        rank, gain = correlation(one), _mean(_gain(one))
         verdicts.add(CONTRADICTED if gain[1] > 0 else decide(*rank[1:], lambda x: x > 0))
         values.append(f"{task}: correlation {with_interval(*rank, '.2f')}, gain {with_interval(*gain, '.3f')}")
         mean = one.groupby("point").agg(C=("C", "first"), loss=("loss_end", "mean")).sort_values("C")
@@ -181,6 +186,6 @@ def _g4(e):
         notes.append(
             f"{task}: best at C = {mean.loc[mean['loss'].idxmin(), 'C']:.3f} of {mean['C'].min():.3f} to "
             f"{mean['C'].max():.3f}, loss changes by {down:.3g} per unit of C; learning rate tuned: gain "
-            f"{with_interval(*bootstrap(np.mean, _gain(tuned)), '.3f')}"
+            f"{with_interval(*_mean(_gain(tuned)), '.3f')}"
         )
     return Outcome("> 0; ≤ 0", "; ".join(values), worst(verdicts), "; ".join(notes))

@@ -34,7 +34,9 @@ def _e1(e):
     small, large = double.iloc[0], double.iloc[1]
     # The time of the cap for gradients whose mean square is 1; smaller gradients meet ε sooner.
     if runs["steps"].min() < small["when"]:
-        return Outcome("", "", INCONCLUSIVE, f"too short: the cap can come up to {small['when']:.0f} steps after a token")
+        return Outcome(
+            "", "", INCONCLUSIVE, f"too short: the cap can come up to {small['when']:.0f} steps after a token"
+        )
     where = float(np.log(small["cap"] / large["cap"])), float(np.log(small["peak"] / large["peak"]))
     when = float(small["when"] - large["when"]), float(small["unseen"] - large["unseen"])
     ratio = float(plain["float32"] / plain["float64"])

@@ -33,7 +33,9 @@ def _pairs(parameters):
     for coefficient in levels["coefficients"]:
         beta1 = level_curve(coefficient=coefficient, beta2=beta2)
         if np.isnan(beta1).any():
-            raise ArtifactError(f"generalization.levels: C = {coefficient:g} is not to be had with beta2 = {levels['beta2']}")
+            raise ArtifactError(
+                f"generalization.levels: C = {coefficient:g} is not to be had with beta2 = {levels['beta2']}"
+            )
         parts.append(pd.DataFrame({"curve": "level", "level": float(coefficient), "beta1": beta1, "beta2": beta2}))
     parts.append(pd.DataFrame([parameters["through"], *parameters["pairs"]]).assign(curve="usual", level=np.nan))
     return pd.concat([part.assign(point=range(len(part))) for part in parts], ignore_index=True)
