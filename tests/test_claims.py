@@ -133,14 +133,14 @@ def test_l1_judges_long_runs_as_s1_to_s4(change, steps, verdict):
     table = table[table["variant"] == "curve"].assign(
         variant="long", diverged_at=-1, unseen_rate_df=9.0, longest_unseen=300
     )
-    table["unseen_rate"] = table["rate_exact"]
+    table["unseen_rate"], table["train_loss_max"] = table["rate_exact"], np.where(table["C"] > 0, 5.0, 7.0)
     runs = table[["run", "variant", "beta1", "beta2"]].assign(step=steps - 1, update_max=0.5)
     # Runs that are not part of it may break every rule.
     other = runs.assign(run=runs["run"] + 1000, variant="epsilon", update_max=1e9)
     others = table.assign(run=table["run"] + 1000, variant="epsilon", rate=1.0)
     outcome = judge("L1", pd.concat([table, others]), pd.concat([runs, other]))
     assert outcome.verdict == verdict and outcome.note.startswith(f"{steps} steps")
-    assert "1.00 to 1.00" in outcome.note
+    assert "1.00 to 1.00" in outcome.note and "largest training loss 5 where C > 0, 7 where" in outcome.note
 
 
 def generalization(loss, seeds=5, noise=1e-3):

@@ -100,12 +100,12 @@ def test_growth_per_step_unseen_is_told_from_growth_per_step():
             "run": 0, "variant": "long", "point": 63, "tokens": "words", **PAIR, "eps": 0.0, "state_dtype": "float64",
             "clip": np.inf, "lr": 1e-3, "weight_decay": 0.0, "seed": 0, "step": n, "update_tensor": "embedding",
             "update_row": 3, "unseen": unseen, "token": "word", "param_max": 1.0, "param_norm": 1.0, "displacement_max": 1.0,
-            "update_max": stability.prefactor(**PAIR, step=n) * np.exp(0.02 * unseen), "train_loss": 1.0, "test_loss": 1.0,
-            "diverged_at": -1,
+            "update_max": stability.prefactor(**PAIR, step=n) * np.exp(0.02 * unseen), "train_loss": 9 - n / 100,
+            "test_loss": 1.0, "diverged_at": -1,
         }
     )  # fmt: skip
     row = measure(run).iloc[0]
     assert row["unseen_rate"] == pytest.approx(0.02, rel=1e-9) and row["longest_unseen"] == 49
-    assert abs(row["rate"]) < 0.002 and row["clip"] == np.inf
+    assert abs(row["rate"]) < 0.002 and row["clip"] == np.inf and row["train_loss_max"] == 9
     never = measure(run.assign(unseen=-1)).iloc[0]
     assert np.isnan(never["unseen_rate"]) and never["unseen_rate_df"] == 0

@@ -73,6 +73,8 @@ def _l1(e):
             f"; growth per step for which the token was unseen, over ln(γ/√β): {ratio.min():.2f} to {ratio.max():.2f}; longest "
             f"unseen {unstable['longest_unseen'].min():.0f} to {unstable['longest_unseen'].max():.0f} steps"
         )
+    worst_loss = [table.loc[side, "train_loss_max"].max() for side in (table["C"] > 0, table["C_exact"] < 0)]
+    note += f"; largest training loss {worst_loss[0]:.3g} where C > 0, {worst_loss[1]:.3g} where γ² > β"
     ended = table.query("diverged_at >= 0")
     if len(ended):
         note += f"; {len(ended)} of {len(table)} runs not finite from step {ended['diverged_at'].min()} on"

@@ -37,7 +37,12 @@ def measure(runs):
 
         - ``unseen_rate`` (``_se``, ``_df``): slope of ln(‖u_n‖_∞ / bias correction) on the steps since that token was
           seen, over all of the run;
-        - ``longest_unseen``: the longest of these times.
+        - ``longest_unseen``: the longest of these times;
+
+        and ``train_loss_max``, the largest training loss of the run.
     """
-    rows = [{"run": run} | _unseen(steps) for run, steps in runs.groupby("run")]
+    rows = [
+        {"run": run} | _unseen(steps) | {"train_loss_max": steps["train_loss"].max()}
+        for run, steps in runs.groupby("run")
+    ]
     return growth.measure(runs, KEYS).merge(pd.DataFrame(rows), on="run", validate="one_to_one")
