@@ -94,7 +94,7 @@ def capped(**columns):
     table = pd.DataFrame([{"seed": seed, "state_dtype": dtype, "eps": eps} for seed, dtype, eps in axes])
     some = table["eps"] > 0
     unseen, cap = stability.epsilon_cap(beta1=0.96, beta2=0.88, eps=table["eps"].where(some, 1.0).to_numpy())
-    table = table.assign(variant="epsilon", steps=1000, cap=np.where(some, cap, np.nan))
+    table = table.assign(variant="epsilon", beta2=0.88, steps=1000, cap=np.where(some, cap, np.nan))
     table["cap_unseen"] = np.where(some, unseen, np.nan)
     table["peak"] = np.where(some, 0.05 * cap, np.where(table["state_dtype"] == "float32", 1e6, 1e9))
     table["peak_unseen"] = np.where(some, unseen - 120, 500)  # smaller gradients meet ε sooner, whatever ε
@@ -111,6 +111,8 @@ def capped(**columns):
         ({"peak_unseen": 200}, CONTRADICTED),  # capped by something that does not ask for ε
         ({"peak_unseen": lambda t: t["peak_unseen"] + np.where(t["eps"] == 1e-12, 10, 0)}, REPRODUCED),
         ({"steps": 300}, INCONCLUSIVE),
+        ({"steps": 807}, INCONCLUSIVE),  # 2^-149 = 0.88^808: float32 may not yet have run out of numbers
+        ({"steps": 808}, REPRODUCED),
         ({"eps": 0.0}, INCONCLUSIVE),
     ],
 )

@@ -8,6 +8,8 @@ from ctadam.claims.rules import CLAIMS, CONTRADICTED, INCONCLUSIVE, REPRODUCED, 
 
 #: The steps that claim L1 speaks of.
 LONG = 10_000
+#: The smallest number above 0 in float32.
+SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
 
 def _geometric(values):
@@ -32,11 +34,10 @@ def _e1(e):
     if len(double) < 2 or len(plain) < 2:
         return Outcome("", "", INCONCLUSIVE, "needs two ε > 0, and ε = 0 with both state precisions")
     small, large = double.iloc[0], double.iloc[1]
-    # The time of the cap for gradients whose mean square is 1; smaller gradients meet ε sooner.
-    if runs["steps"].min() < small["when"]:
-        return Outcome(
-            "", "", INCONCLUSIVE, f"too short: the cap can come up to {small['when']:.0f} steps after a token"
-        )
+    # For gradients whose mean square is 1; smaller ones meet ε, and the end of float32's numbers, sooner.
+    last = max(small["when"], float(np.log(SMALLEST) / np.log(runs["beta2"].iloc[0])))
+    if runs["steps"].min() < last:
+        return Outcome("", "", INCONCLUSIVE, f"too short: growth can end up to {last:.0f} steps after a token")
     where = float(np.log(small["cap"] / large["cap"])), float(np.log(small["peak"] / large["peak"]))
     when = float(small["when"] - large["when"]), float(small["unseen"] - large["unseen"])
     ratio = float(plain["float32"] / plain["float64"])
