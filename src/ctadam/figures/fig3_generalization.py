@@ -85,7 +85,7 @@ def _against_c(ax, table, task, column, by):
         ax.plot(points["C"], points["mean"], marker, ms=2.6, mfc="w", mew=0.7, color=color)
         value, low, high = correlation(view(table, task, "normal", which), loss=column)
         ax.text(
-            0.98, 0.98 - 0.08 * i, rf"$\rho$ = {value:.2f} [{low:.2f}, {high:.2f}]", transform=ax.transAxes, ha="right",
+            0.98, 0.98 - 0.08 * i, rf"$\rho={value:.2f}\ [{low:.2f},\,{high:.2f}]$", transform=ax.transAxes, ha="right",
             va="top", fontsize=6.5, color=color,
         )  # fmt: skip
     usual = _compared(table, task, "usual", "fixed", column, by)

@@ -204,7 +204,7 @@ def _long(ax, runs, table):
         Line2D([], [], color="0.3", lw=0.8, label="largest update"),
         Line2D([], [], color="0.3", lw=0.8, ls=style.LINES["paper"], label="exact rate from the start"),
     ]
-    ax.legend(handles=handles, loc="upper left", frameon=True, framealpha=0.8, edgecolor="none", borderpad=0.2)
+    ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 0.09))  # above the stable runs, below the others
     ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="long runs")
     ax.set(xlim=(0, length), ylim=10**limits)
 
