@@ -31,8 +31,8 @@ def test_scales_share_one_structure():
         ({"growth": {"lr": "1e-3"}}, "write 1.0e-3"),
         ({"growth": {"steps": 10.5}}, "growth.steps: 10.5 is not allowed (allowed: integer in [10, inf))"),
         ({"growth": {"through": {"beta1": 1}}}, "growth.through.beta1: 1 is not allowed (allowed: number in [0, 1))"),
-        ({"growth": {"epsilon": {"beta2": -0.1}}}, "growth.epsilon.beta2: -0.1 is not allowed (allowed: number in [0, 1))"),
-        ({"growth": {"epsilon": {"state_dtypes": ["half"]}}}, "'half' is not allowed (allowed: float32, float64)"),
+        ({"practice": {"pair": {"beta2": -0.1}}}, "practice.pair.beta2: -0.1 is not allowed (allowed: number in [0, 1))"),
+        ({"practice": {"state_dtypes": ["half"]}}, "'half' is not allowed (allowed: float32, float64)"),
         ({"growth": {"seeds": []}}, "growth.seeds: [] is not allowed (allowed: a list of at least 1: each integer in [0, inf))"),
         ({"growth": 3}, "growth: 3 is not allowed (allowed: a mapping)"),
         ({"scale": "tiny"}, "scale: 'tiny' is not allowed (allowed: smoke, laptop, paper)"),
@@ -57,9 +57,9 @@ def test_unknown_scale():
 
 
 def test_assignments_say_changes_again():
-    changes = {"growth": {"lr": 0.01, "epsilon": {"eps": [0.0, 1e-6]}, "text": "a file's name.txt"}}
+    changes = {"practice": {"lr": 0.01, "long": {"steps": 20}, "eps": [0.0, 1e-6], "text": "a file's name.txt"}}
     resolved = config.resolve("smoke", changes)
-    words = config.assignments("smoke", resolved, "growth")
+    words = config.assignments("smoke", resolved, "practice")
     assert config.parse_assignments(words) == changes
     assert config.resolve("smoke", config.parse_assignments(words)) == resolved
     assert config.assignments("smoke", resolved, "tightness") == []

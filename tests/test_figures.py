@@ -49,6 +49,48 @@ def test_figure_1_shows_all_weights_equations_and_learning_rates(smoke):
         style.close(picture)
 
 
+def test_figure_3_shows_both_tasks_and_views_and_every_pair_in_use(smoke):
+    from ctadam.figures import fig3_generalization, style
+
+    with style.context():
+        picture = fig3_generalization.draw(smoke)
+        assert len(picture.axes) == 6
+        for row in (picture.axes[:3], picture.axes[3:]):
+            for ax in row[:2]:
+                markers = [line.get_marker() for line in ax.lines if line.get_marker() != "None"]
+                assert markers == ["o", "^", *fig3_generalization.USUAL]  # the two views, then the four pairs
+                assert [len(line.get_xdata()) for line in ax.lines[:2]] == [8, 8]
+                # Compared with itself the usual pair is level: no excess loss, no more steps.
+                own = next(line for line in ax.lines if line.get_marker() == "*")
+                assert own.get_ydata()[0] == (0 if ax is row[0] else 1)
+            labels = [text.get_text() for text in row[2].get_legend().get_texts()]
+            assert labels == ["normal curve, $C>0$", "$C$ = 0.2", "$C$ = 0.02"]
+        legend = [text.get_text() for text in picture.legends[0].get_texts()]
+        assert legend[2:] == ["(0.999, 0.9)", "(0.99, 0.9)", "(0.95, 0.9)", "(0.95, 0.95)"]
+        style.close(picture)
+
+
+def test_figure_8_names_every_setting_and_predicts_beside_what_was_measured(smoke):
+    from ctadam.figures import fig8_practice, style
+    from ctadam.store import read_csv
+
+    measured = read_csv(smoke, "practice", "measurements")
+    with style.context():
+        picture = fig8_practice.draw(smoke)
+        holders, tokens, ended, unseen, long, protection = picture.axes
+        settings = [label.get_text() for label in protection.get_yticklabels()]
+        assert len(settings) == len(set(settings)) == len(measured.query("variant != 'long'"))
+        peaks = [line.get_xdata()[0] for line in protection.lines]
+        assert peaks == sorted(peaks, reverse=True) and max(peaks) == measured.query("variant != 'long'")["peak"].max()
+        assert len(ended.lines) == 4
+        # Two runs, a line for the one that is predicted to grow, a name each.
+        assert len(long.lines) == 3 and len(long.texts) == 2
+        assert len(unseen.lines) == 2 + 2 * 2  # points, and a line with its halo, for each ε
+        assert [text.get_text() for text in tokens.get_legend().get_texts()] == ["exact law", "words", "characters"]
+        assert all(ax.get_xlabel() for ax in picture.axes) and holders.texts
+        style.close(picture)
+
+
 def imports(path):
     """Modules of the package that a source file imports, anywhere in it."""
     found = set()
@@ -62,7 +104,7 @@ def imports(path):
 
 ALLOWED = {
     "theory": (),
-    "predictions": ("ctadam.theory",),
+    "predictions": ("ctadam.predictions", "ctadam.theory"),
     # The bias correction belongs to the update's definition; nothing else of theory may be known here.
     "measurements": ("ctadam.measurements", "ctadam.theory.stability.prefactor"),
 }

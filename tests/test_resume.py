@@ -15,7 +15,7 @@ SHARDS = 4
 KILLS = 20
 WORDS = [
     "--scale", "smoke", "--device", "cpu", "--set", f"tightness.shards={SHARDS}", "--set", f"quadratic.shards={SHARDS}",
-    "--set", f"growth.shards={SHARDS}", "--set", "growth.epsilon.steps=10", "--set", "growth.steps=20",
+    "--set", f"growth.shards={SHARDS}", "--set", "growth.steps=20",
     "--set", "tightness.draws=1000", "--set", "quadratic.grid=20",
 ]  # fmt: skip
 

@@ -137,6 +137,7 @@ MIXED = {
     "lr": [1e-2, 1e-2, 3e-3, 1e-2, 1e-3, 1e-2, 1e-2], "weight_decay": [0.0, 0.1, 0.0, 0.0, 1.0, 0.1, 0.0],
     "seed": [0, 0, 1, 0, 2, 0, 0], "k": [1, 1, 1, 1, 1, 2, 3],
     "stages": ["naive", "naive", "naive", "naive", "naive", "inverse-exp", [(0.9, 0.99), (0.5, 0.9), (0.0, 0.999)]],
+    "clip": [np.inf, 0.1, 0.3, np.inf, 1e3, 0.5, np.inf],
 }  # fmt: skip
 
 
@@ -165,6 +166,8 @@ def by_hand(task, point, optimizer):
         loss = task.loss(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
+        if np.isfinite(point.clip):
+            nn.utils.clip_grad_norm_(model.parameters(), point.clip)
         optimizer.step()
         losses.append(loss.item())
     with torch.no_grad():
@@ -208,6 +211,16 @@ def test_each_run_equals_an_optimizer_driven_by_hand(task, build, chunk, dtype, 
             assert run["train_loss"].tolist() == pytest.approx(losses, **tolerance)
             assert run["test_loss"].iloc[-1] == pytest.approx(test, **tolerance)
             assert run["param_max"].iloc[-1] == pytest.approx(largest, **tolerance)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_clipping_changes_the_runs_that_ask_for_it_and_no_other(task, chunk):
+    """A norm that no gradient reaches and inf are the run without clipping; a small one is another run."""
+    plain = fit(task, chunk=chunk)
+    table = fit(task, chunk=chunk, clip=[0.1, np.inf, 1e6])
+    losses = [table.loc[table["run"] == run, "train_loss"].tolist() for run in range(3)]
+    assert losses[1] == losses[2] == pytest.approx(plain["train_loss"].tolist(), rel=0 if chunk == 1 else 1e-6)
+    assert losses[0][0] == losses[1][0] and losses[0][-1] != losses[1][-1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -316,7 +329,7 @@ def test_bad_points(task):
         train(points().drop(columns="beta2"), task=task, device=CPU)
     with pytest.raises(ValueError, match="unknown state_dtype 'float16'"):
         fit(task, state_dtype="float16")
-    for column, value in (("lr", 0.0), ("weight_decay", -1.0), ("eps", -1e-8), ("steps", 0)):
+    for column, value in (("lr", 0.0), ("weight_decay", -1.0), ("eps", -1e-8), ("steps", 0), ("clip", 0.0)):
         with pytest.raises(ValueError, match=f"Invalid {column}: {value} is not"):
             fit(task, **{column: [1, value]})
     with pytest.raises(ValueError, match="none of 'naive'"):

@@ -8,11 +8,7 @@ for experiment in EXPERIMENTS:
             runs=lambda wildcards, experiment=experiment: raw(
                 wildcards.tree, experiment
             ),
-            code=code(
-                f"measurements/{experiment}.py",
-                "measurements/slopes.py",
-                "theory",
-            ),
+            code=code("measurements", "theory"),
         output:
             f"results/{{tree}}/{SCALE}/{experiment}/measurements.csv",
         log:

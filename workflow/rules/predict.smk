@@ -8,7 +8,7 @@ for experiment in EXPERIMENTS:
             runs=lambda wildcards, experiment=experiment: raw(
                 wildcards.tree, experiment
             ),
-            code=code(f"predictions/{experiment}.py", "theory"),
+            code=code("predictions", "theory"),
         output:
             f"results/{{tree}}/{SCALE}/{experiment}/predictions.csv",
         log:

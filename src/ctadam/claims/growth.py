@@ -1,4 +1,4 @@
-"""Claims S1-S6, S10 and E1: the stable region and exponential growth (paper, section 3)."""
+"""Claims S1-S6 and S10: the stable region and exponential growth (paper, section 3)."""
 
 import warnings
 
@@ -183,7 +183,7 @@ def _hinge(c, onset, slope):
     experiment="growth", figure="fig2",
 )  # fmt: skip
 def _s6(e):
-    runs = e.table.query("C_exact < 0 and eps == 0 and state_dtype == 'float64' and tokens == 'words'")
+    runs = _unstable(e)
     pair = {"beta1": runs["beta1"], "beta2": runs["beta2"]}
     n = runs["window_start"]
     drift = np.log(stability.prefactor(**pair, step=n + 1) / stability.prefactor(**pair, step=n))
@@ -200,39 +200,10 @@ def _s6(e):
 
 
 @claim(
-    "E1", "D", "ε > 0 caps the growth, and float32 state ends it",
-    statistic="ln of the largest update's ratio between the two smallest ε > 0 (float64 state), one unstable pair; largest "
-    "update with ε = 0, float32 over float64 state",
-    rule="the first within 10 % of the prediction (b−a)/b · ln(ε ratio), a = −ln γ, b = −½ ln β; the second below 1/2",
-    experiment="growth",
-)  # fmt: skip
-def _e1(e):
-    runs = e.table.query("variant == 'epsilon'")
-    double = runs.query("state_dtype == 'float64' and eps > 0").groupby("eps")[["peak", "cap", "cap_unseen"]].mean()
-    plain = runs.query("eps == 0").groupby("state_dtype")["peak"].mean()
-    if len(double) < 2 or len(plain) < 2:
-        return Outcome("", "", INCONCLUSIVE, "needs two ε > 0, and ε = 0 with both state precisions")
-    small, large = double.iloc[0], double.iloc[1]
-    # The time of the cap for gradients whose mean square is 1; smaller gradients meet ε sooner.
-    if runs["steps"].min() < small["cap_unseen"]:
-        return Outcome(
-            "", "", INCONCLUSIVE, f"too short: the cap can come up to {small['cap_unseen']:.0f} steps after a token"
-        )
-    predicted, measured = float(np.log(small["cap"] / large["cap"])), float(np.log(small["peak"] / large["peak"]))
-    ratio = float(plain["float32"] / plain["float64"])
-    good = abs(measured / predicted - 1) <= 0.1 and ratio < 0.5
-    return Outcome(
-        f"{predicted:.3g}; < 1", f"{measured:.3g}; {ratio:.2g}", REPRODUCED if good else CONTRADICTED,
-        f"largest updates {small['peak']:.3g} and {large['peak']:.3g} with ε = {double.index[0]:g} and {double.index[1]:g}; "
-        f"{plain['float64']:.3g} with ε = 0",
-    )  # fmt: skip
-
-
-@claim(
     "S10", "D", "rare coordinates carry the growth",
     statistic="share of the window's steps whose largest update is the row of a token unseen for at least 1/(1−β) steps, "
     "C < −0.01; difference of the mean rates, characters minus words",
-    rule="share at least 90 % and the interval of the difference below 0", experiment="growth",
+    rule="share at least 90 % and the interval of the difference below 0", experiment="growth", figure="fig8",
 )  # fmt: skip
 def _s10(e):
     if _too_short(e):

@@ -79,7 +79,7 @@ def tokenize(text, tokenization):
     raise ArtifactError(f"unknown tokenization {tokenization!r}; known: {', '.join(TOKENIZATIONS)}")
 
 
-def load_corpus(source, *, tokenization, test_fraction, context):
+def load_corpus(source, *, tokenization, test_fraction, context, limit=None):
     """Read, tokenize and split a text.
 
     Args:
@@ -87,12 +87,13 @@ def load_corpus(source, *, tokenization, test_fraction, context):
         tokenization: see `tokenize`.
         test_fraction: part of the tokens, at the end of the text, kept for the test loss; in (0, 1).
         context: sequence length that both parts must be able to serve.
+        limit: use the first so many tokens of the text, the rest as if it were not there; all if None.
 
     Raises:
         ArtifactError: an unreadable text, or one too short for a sequence of ``context`` + 1 tokens in each part.
     """
     text = read_text(source)
-    tokens = np.array(tokenize(text, tokenization), dtype=object)
+    tokens = np.array(tokenize(text, tokenization)[:limit], dtype=object)
     vocabulary, ids = np.unique(tokens.astype(str), return_inverse=True) if len(tokens) else ((), np.zeros(0, int))
     cut = len(ids) - int(len(ids) * test_fraction)
     if min(cut, len(ids) - cut) < context + 1:

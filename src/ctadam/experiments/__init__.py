@@ -16,6 +16,8 @@ import importlib
 EXPERIMENTS = {
     "trajectory": ("data", "determinism.py", "models", "optim", "theory"),
     "growth": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
+    "generalization": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
+    "practice": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
     "quadratic": ("determinism.py", "optim", "theory/stability.py"),
     "tightness": ("determinism.py", "optim", "theory/stability.py"),
 }

@@ -1,14 +1,14 @@
 """Stable region and exponential growth (paper, section 3): one small language model per pair of betas.
 
-Three variants share one table:
+Two variants share one table:
 
 ``curve``
     the points equally spaced along the normal curve, word tokens, ε = 0, float64 optimizer state;
 ``characters``
     those of them well outside the stable region, with character tokens: every token comes back soon, which is the
-    contrast that shows what carries the growth;
-``epsilon``
-    one unstable pair with every ε and every precision of the optimizer's state: why practice rarely sees the growth.
+    contrast that shows what carries the growth.
+
+What ends the growth in practice (ε, precision, clipping, long runs) is `ctadam.experiments.practice`.
 """
 
 import pandas as pd
@@ -21,7 +21,7 @@ from ctadam.training import chunk_size, language, train
 def points(parameters):
     """The table of runs: a row a run, with the columns of `ctadam.training.train` and
 
-    - ``variant``: see the module; ``point``: index along the curve from its stable end (−1 off the curve);
+    - ``variant``: see the module; ``point``: index along the curve from its stable end;
     - ``tokens``: tokenization.
     """
     beta1, beta2 = normal_curve_points(count=parameters["points"], through=parameters["through"])
@@ -29,22 +29,7 @@ def points(parameters):
     curve = curve.assign(tokens="words", eps=0.0, state_dtype="float64", steps=parameters["steps"])
     unstable = stability_coefficient(beta1=beta1, beta2=beta2) < parameters["characters_below"]
     characters = curve[unstable].assign(variant="characters", tokens="characters")
-    one = parameters["epsilon"]
-    epsilon = pd.DataFrame(
-        {
-            "variant": "epsilon",
-            "point": -1,
-            "beta1": one["beta1"],
-            "beta2": one["beta2"],
-            "tokens": "words",
-            "eps": float(eps),
-            "state_dtype": state_dtype,
-            "steps": one["steps"],
-        }
-        for state_dtype in one["state_dtypes"]
-        for eps in one["eps"]
-    )
-    table = pd.concat([curve, characters, epsilon], ignore_index=True)
+    table = pd.concat([curve, characters], ignore_index=True)
     table = table.merge(pd.DataFrame({"seed": parameters["seeds"]}), how="cross")
     table = table.assign(lr=parameters["lr"], weight_decay=parameters["weight_decay"])
     table.insert(0, "run", range(len(table)))

@@ -10,8 +10,10 @@ from pathlib import Path
 FIGURES = {
     "fig1": ("fig1_trajectory", ("trajectory",)),
     "fig2": ("fig2_stability", ("growth",)),
+    "fig3": ("fig3_generalization", ("generalization",)),
     "fig6": ("fig6_quadratic", ("quadratic",)),
     "fig7": ("fig7_tightness", ("growth", "quadratic", "tightness")),
+    "fig8": ("fig8_practice", ("growth", "practice")),
 }
 FORMATS = ("pdf", "png")
 

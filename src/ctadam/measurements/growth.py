@@ -55,14 +55,15 @@ def _measure_run(steps):
     }
 
 
-def measure(runs):
+def measure(runs, keys=KEYS):
     """Measurements per run.
 
     Args:
         runs: the raw table, see `ctadam.training.train`.
+        keys: the columns that say which run it is.
 
     Returns:
-        DataFrame, a row a run: `KEYS`, the number of ``steps`` and the first step of the window (the last
+        DataFrame, a row a run: ``keys``, the number of ``steps`` and the first step of the window (the last
         `WINDOW` of the steps), and
 
         - ``rate``: slope of ln(‖u_n‖_∞ / bias correction) over the window, per step; ``rate_se``, ``rate_df``: its
@@ -76,6 +77,6 @@ def measure(runs):
         - ``last_update``, ``param_max``, ``test_loss``: at the end; ``diverged_at``: −1, or the step that was not finite
           (left out of everything above).
     """
-    groups = runs.groupby(KEYS, sort=True, dropna=False)
-    rows = [dict(zip(KEYS, key, strict=True)) | _measure_run(steps) for key, steps in groups]
+    groups = runs.groupby(keys, sort=True, dropna=False)
+    rows = [dict(zip(keys, key, strict=True)) | _measure_run(steps) for key, steps in groups]
     return pd.DataFrame(rows).sort_values("run", ignore_index=True)

@@ -20,8 +20,9 @@ from ctadam.training.stack import Layout, StackedKAdam
 
 #: Columns a table of points must have; any other column is carried through to the result.
 POINT_COLUMNS = ("run", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dtype", "seed", "steps")
-#: What they may have besides, and what stands for a column that is not there: k-Adam's stages.
-OPTIONAL_COLUMNS = {"k": 1, "stages": "inverse-exp"}
+#: What they may have besides, and what stands for a column that is not there: k-Adam's stages, and the norm to which a
+#: run's gradient is clipped.
+OPTIONAL_COLUMNS = {"k": 1, "stages": "inverse-exp", "clip": math.inf}
 STATE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 #: On a CPU, the runs of a chunk may together have this many parameters and numbers put out by layers: beyond it, what one
@@ -157,10 +158,25 @@ class _Recorder:
         )
 
 
+def _clip(grads, most):
+    """Gradients scaled to a global norm of at most ``most``, run by run, as `torch.nn.utils.clip_grad_norm_` does it.
+
+    Args:
+        grads: list of tensors of shape (runs, ...).
+        most: shape (runs,); inf leaves a run as it is.
+    """
+    norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads], 1)
+    # In torch's order, where a number over a tensor is the number times the reciprocal.
+    scale = ((torch.linalg.vector_norm(norms, dim=1) + 1e-6).reciprocal() * most).clamp(max=1.0)
+    scale = torch.where(most.isinf(), 1.0, scale)  # also where the norm is not finite
+    return [grad * scale.view(-1, *[1] * (grad.dim() - 1)) for grad in grads]
+
+
 class _Gradient:
     """Losses and gradients of a chunk, and its test losses: batched with `torch.func`, or autograd's for one run."""
 
-    def __init__(self, task, model, layout, params, grad, batched):
+    def __init__(self, task, model, layout, params, grad, clip, batched):
+        self.clip = clip if clip.isfinite().any() else None
         self.task, self.views, self.slots = task, layout.views(params), layout.views(grad)
 
         def loss(parameters, inputs, targets):
@@ -179,13 +195,15 @@ class _Gradient:
         """Write the gradients where the optimizer reads them; the losses, shape (runs,)."""
         if self.batched:
             grads, losses = self.many(self.views, inputs[which], targets[which])
-            for name, slot in self.slots.items():
-                slot.copy_(grads[name])
-            return losses
-        loss = self.one(self.views, inputs[0], targets[0])
-        for slot, found in zip(self.slots.values(), torch.autograd.grad(loss, list(self.views.values())), strict=True):
-            slot.copy_(found)
-        return loss.detach()
+            found = [grads[name] for name in self.slots]
+        else:
+            loss = self.one(self.views, inputs[0], targets[0])
+            found, losses = [g[None] for g in torch.autograd.grad(loss, list(self.views.values()))], loss.detach()
+        if self.clip is not None:
+            found = _clip(found, self.clip)
+        for slot, grad in zip(self.slots.values(), found, strict=True):
+            slot.copy_(grad)
+        return losses
 
     @torch.no_grad()
     def test(self):
@@ -225,7 +243,8 @@ def _train_chunk(points, task, device, batched, progress):
         steps=steps,
     )
     recorder = _Recorder(layout, start, steps, task.watch, which, points["lr"].tolist())
-    gradient = _Gradient(task, models[0].to(device), layout, params, grad, batched)
+    clip = torch.tensor(points["clip"].to_numpy(), dtype=torch.float32, device=device)
+    gradient = _Gradient(task, models[0].to(device), layout, params, grad, clip, batched)
     for step in range(steps):
         batch = task.read(draws[step])
         recorder.see(step, batch)
@@ -258,6 +277,7 @@ def _check(points):
         ("weight_decay", points["weight_decay"] >= 0, "at least 0"),
         ("eps", points["eps"] >= 0, "at least 0"),
         ("steps", points["steps"] >= 1, "at least 1"),
+        ("clip", points["clip"] > 0, "above 0"),
     ):
         if not good.all():
             raise ValueError(f"Invalid {column}: {points[column][~good].iloc[0]} is not {rule}")
@@ -272,7 +292,8 @@ def train(points, *, task, device, chunk=None, progress=lambda amount: None):
     Args:
         points: DataFrame, a row a run, with the columns `POINT_COLUMNS` (``beta1``, ``beta2`` are the paper's γ and β;
             ``state_dtype`` is ``"float32"`` or ``"float64"``) and those of `OPTIONAL_COLUMNS` (see
-            `ctadam.optim.stage_betas`); further columns are carried through.
+            `ctadam.optim.stage_betas`; ``clip``: global norm to which the gradient is clipped, inf for none); further
+            columns are carried through.
         task: `Task`.
         device: `torch.device`.
         chunk: runs trained at a time; `chunk_size` by default.
@@ -291,9 +312,9 @@ def train(points, *, task, device, chunk=None, progress=lambda amount: None):
     Raises:
         ValueError: a missing column, an unknown state_dtype, or a value out of its range.
     """
-    _check(points)
-    chunk = chunk or chunk_size(task, device)
     full = points.assign(**{c: value for c, value in OPTIONAL_COLUMNS.items() if c not in points})
+    _check(full)
+    chunk = chunk or chunk_size(task, device)
     # The kernel of batched convolutions changes with their number, so there the last chunk is filled up.
     fill = chunk > 1 and _has_convolutions(task.build(torch.Generator()))
     tables = {}

@@ -1,0 +1,86 @@
+"""Claims E1 and L1: what ends the growth in practice, and what is left of it in a long run."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from ctadam.claims.rules import CLAIMS, CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim, worst
+
+#: The steps that claim L1 speaks of.
+LONG = 10_000
+#: The smallest number above 0 in float32.
+SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
+
+
+def _geometric(values):
+    return np.exp(np.log(values).mean())
+
+
+@claim(
+    "E1", "D", "ε > 0 caps the growth, and float32 state ends it",
+    statistic="ln of the largest update's ratio between the two smallest ε > 0, and the difference of the steps for which its "
+    "token was unseen (float64 state, one unstable pair, mean over seeds); largest update with ε = 0, float32 over float64 "
+    "state",
+    rule="the first within 10 % of the prediction (b−a)/b · ln(ε ratio), the second within 10 % of ln(ε ratio)/b, "
+    "a = −ln γ, b = −½ ln β; the third below 1/2",
+    experiment="practice", figure="fig8",
+)  # fmt: skip
+def _e1(e):
+    runs = e.table.query("variant == 'epsilon'")
+    double = runs.query("state_dtype == 'float64' and eps > 0").groupby("eps").agg(
+        peak=("peak", _geometric), unseen=("peak_unseen", "mean"), cap=("cap", "first"), when=("cap_unseen", "first")
+    )  # fmt: skip
+    plain = runs.query("eps == 0").groupby("state_dtype")["peak"].agg(_geometric)
+    if len(double) < 2 or len(plain) < 2:
+        return Outcome("", "", INCONCLUSIVE, "needs two ε > 0, and ε = 0 with both state precisions")
+    small, large = double.iloc[0], double.iloc[1]
+    # For gradients whose mean square is 1; smaller ones meet ε, and the end of float32's numbers, sooner.
+    last = max(small["when"], float(np.log(SMALLEST) / np.log(runs["beta2"].iloc[0])))
+    if runs["steps"].min() < last:
+        return Outcome("", "", INCONCLUSIVE, f"too short: growth can end up to {last:.0f} steps after a token")
+    where = float(np.log(small["cap"] / large["cap"])), float(np.log(small["peak"] / large["peak"]))
+    when = float(small["when"] - large["when"]), float(small["unseen"] - large["unseen"])
+    ratio = float(plain["float32"] / plain["float64"])
+    good = all(abs(found / predicted - 1) <= 0.1 for predicted, found in (where, when)) and ratio < 0.5
+    names = [f"{eps:g}" for eps in double.index[:2]]
+    return Outcome(
+        f"{where[0]:.3g}; {when[0]:.0f} steps; < 1", f"{where[1]:.3g}; {when[1]:.0f} steps; {ratio:.2g}",
+        REPRODUCED if good else CONTRADICTED,
+        f"largest updates {small['peak']:.3g} and {large['peak']:.3g} with ε = {names[0]} and {names[1]}, of tokens unseen for "
+        f"{small['unseen']:.0f} and {large['unseen']:.0f} steps; {plain['float64']:.3g} with ε = 0",
+    )  # fmt: skip
+
+
+@claim(
+    "L1", "R", "the picture holds at 10,000 steps",
+    statistic="those of S1-S4, on long runs at a few points of the normal curve",
+    rule="as S1-S4, all of them; fewer than 10,000 steps can contradict and not reproduce",
+    experiment="practice", figure="fig8",
+)  # fmt: skip
+def _l1(e):
+    table = e.table.query("variant == 'long'").assign(variant="curve")
+    part = SimpleNamespace(table=table, runs=e.runs[e.runs["variant"] == "long"])
+    found = {x.id: x.judge(part) for x in CLAIMS if x.id in ("S1", "S2", "S3", "S4")}
+    verdict = worst({outcome.verdict for outcome in found.values()})
+    # A run that was not finite at some step is as long as it was meant to be: its end is a result.
+    asked = int(e.runs.loc[e.runs["variant"] == "long", "step"].max()) + 1
+    if verdict == REPRODUCED and asked < LONG:
+        verdict = INCONCLUSIVE
+    unstable = table.query("C_exact < 0 and unseen_rate_df > 0")
+    ratio = unstable["unseen_rate"] / unstable["rate_exact"]
+    note = f"{asked} steps"
+    if len(ratio):
+        note += (
+            f"; growth per step for which the token was unseen, over ln(γ/√β): {ratio.min():.2f} to {ratio.max():.2f}; longest "
+            f"unseen {unstable['longest_unseen'].min():.0f} to {unstable['longest_unseen'].max():.0f} steps"
+        )
+    worst_loss = [table.loc[side, "train_loss_max"].max() for side in (table["C"] > 0, table["C_exact"] < 0)]
+    note += f"; largest training loss {worst_loss[0]:.3g} where C > 0, {worst_loss[1]:.3g} where γ² > β"
+    ended = table.query("diverged_at >= 0")
+    if len(ended):
+        note += f"; {len(ended)} of {len(table)} runs not finite from step {ended['diverged_at'].min()} on"
+    return Outcome(
+        "as S1-S4",
+        "; ".join(f"{id} {outcome.verdict}" + (f" ({outcome.value})" if outcome.value else "") for id, outcome in found.items()),
+        verdict, note,
+    )  # fmt: skip
