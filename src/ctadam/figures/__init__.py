@@ -10,8 +10,10 @@ from pathlib import Path
 FIGURES = {
     "fig1": ("fig1_trajectory", ("trajectory",)),
     "fig2": ("fig2_stability", ("growth",)),
+    "fig5": ("fig5_stages", ("stages",)),
     "fig6": ("fig6_quadratic", ("quadratic",)),
     "fig7": ("fig7_tightness", ("growth", "quadratic", "tightness")),
+    "fig9": ("fig9_baselines", ("baselines",)),
 }
 FORMATS = ("pdf", "png")
 
