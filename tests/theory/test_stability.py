@@ -49,6 +49,17 @@ def adam_update(gradients, beta1, beta2):
     return np.sqrt(1 - beta2**n1) / (1 - beta1**n1) * m / np.sqrt(v) if v > 0 else 0.0
 
 
+@given(inside, st.floats(-1e-3, 1e-3), laws)
+def test_coefficients_do_not_cancel_at_their_boundary(gamma, offset, law):
+    """What is lost there is in proportion to 1 − γ, which near (1, 1) is far less than the 1 that is subtracted."""
+    beta = min(float(s.boundary_beta2(beta1=gamma, law=law)) * (1 + offset * (1 - gamma)), 1 - 1e-12)
+    with mpmath.workdps(60):
+        g, b = mpmath.mpf(gamma), mpmath.mpf(beta)
+        exact = float(2 / g - 1 / b - 1 if law == "paper" else mpmath.log(b) - 2 * mpmath.log(g))
+    error = abs(s.stability_coefficient(beta1=gamma, beta2=beta, law=law) - exact)
+    assert error <= 4 * np.finfo(float).eps * ((1 - gamma) / gamma + abs(exact))
+
+
 def test_known_values():
     usual = s.USUAL_PAIR
     assert s.stability_coefficient(**usual) == pytest.approx(2 / 0.9 - 1 / 0.999 - 1, rel=1e-14)

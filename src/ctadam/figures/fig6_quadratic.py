@@ -90,4 +90,4 @@ def _near(ax, runs):
     ax.yaxis.tick_right()
     ax.yaxis.set_label_position("right")
     ax.set_ylabel("share of runs above")
-    ax.legend(loc="upper center", handlelength=1.6, fontsize=6, borderpad=0.1)
+    ax.legend(loc="upper center", handlelength=1.6, fontsize=6, borderpad=0, borderaxespad=0, labelspacing=0.15)

@@ -8,6 +8,8 @@ from ctadam.figures import style
 from ctadam.store import read_csv, read_runs
 from ctadam.theory import stability
 
+#: Legends that stand where points are.
+_OVER_POINTS = {"handletextpad": 0.2, "frameon": True, "framealpha": 1, "edgecolor": "none"}
 _SETS = sns.color_palette("colorblind").as_hex()
 
 
@@ -34,7 +36,7 @@ def _chosen(ax, draws):
     ax.axhline(1, color="0.5", lw=0.8, zorder=0)
     ax.set(xscale="log", yscale="log", ylim=(1e-3, 3), xlabel="step $n+1$", ylabel=r"$|u_n|$ / exact bound")
     ax.set_title("chosen gradients")
-    legend = ax.legend(loc="lower left", handletextpad=0.2, markerscale=2)
+    legend = ax.legend(loc="lower left", markerscale=2, **_OVER_POINTS)
     for handle in legend.legend_handles:
         handle.set_alpha(1)
 
@@ -70,7 +72,7 @@ def _real(ax, results):
     ax.axhline(1, color="0.5", lw=0.8, zorder=0)
     ax.set(xlim=(low, high), ylim=(0, 1.03), xlabel=r"$C(\beta,\gamma)$", ylabel=r"late $\|u_n\|_\infty$ / exact bound")
     ax.set_title("training runs")
-    ax.legend(loc="lower right", handletextpad=0.2, frameon=True, framealpha=1, edgecolor="none")
+    ax.legend(loc="lower right", markerscale=1.6, **_OVER_POINTS)
 
 
 def _wedge(ax, draws):
@@ -88,4 +90,4 @@ def _wedge(ax, draws):
     ax.set(xscale="log", yscale="log", xlim=(1e-2, 2e3), ylim=(1e-2, 1e6), xlabel=r"paper's law: $n\,|C|/2$")
     ax.set_ylabel(r"over the exact bound, $n\to\infty$")
     ax.set_title(r"$C<0$, but $\gamma^2<\beta$")
-    ax.legend(loc="lower right", handletextpad=0.2, markerscale=1.5)
+    ax.legend(loc="lower right", markerscale=1.5, **_OVER_POINTS)

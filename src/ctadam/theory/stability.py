@@ -69,7 +69,9 @@ def stability_coefficient(*, beta1, beta2, law: Law = "paper"):
             c = (2 * beta * (1 - gamma) - gamma * (1 - beta)) / beta / gamma
             c = np.where(beta == 0, -np.inf, c)
         else:
-            c = np.log(beta) - 2 * np.log(gamma)
+            # β − γ² as (β−γ) + γ(1−γ), both exact where they nearly cancel; the plain logarithms elsewhere.
+            excess = ((beta - gamma) + gamma * (1 - gamma)) / gamma**2
+            c = np.where(np.abs(excess) < 0.5, np.log1p(excess), np.log(beta) - 2 * np.log(gamma))
     return np.where(gamma == 0, np.inf, c)[()]
 
 
