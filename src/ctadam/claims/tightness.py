@@ -40,8 +40,8 @@ def _s8(e):
 
 @claim(
     "K3", "D", "stability of k-Adam is the last stage's",
-    statistic="k-Adam, k = 2 to 4, with an unstable stage in each position, gradients that stop and random ones: largest update "
-    "over the last stage's exact bound, at any step; after the gradients have stopped, growth rate against ln(γ/√β) of the last stage",
+    statistic="k-Adam, k = 2 to 4, with an unstable stage in each position, gradients that stop, and random ones: largest "
+    "update over the last stage's exact bound; growth rate after the gradients have stopped, against the last stage's ln(γ/√β)",
     rule="elsewhere than last: at most 1 + 1e-9; last: mean absolute error of the rate at most 2e-4 per step; inconclusive "
     "unless the law lets half of these grow e-fold while they are watched", experiment="tightness", figure="fig7",
 )  # fmt: skip

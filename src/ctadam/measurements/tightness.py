@@ -14,9 +14,9 @@ def measure(runs):
 
     Returns:
         DataFrame, a row a run: ``run``, ``draw``, ``kind`` and ``update``, |u_n| at the run's own step n; for the kind
-        ``stages`` also ``k``, ``place``, ``silent``, ``ratio`` as in the raw table, and ``rate``: growth per step of the update, the
-        last stage's bias correction divided out, between the step ``before`` and n, where the gradients had stopped; empty
-        where they do not stop or the update has become 0.
+        ``stages`` also ``k``, ``place``, ``silent``, ``ratio`` as in the raw table, and ``rate``: growth per step of the update,
+        the last stage's bias correction divided out, between the step ``before`` and n, where the gradients had stopped;
+        empty where they do not stop or the update has become 0.
     """
     table = runs[["run", "draw", "kind", "update", "k", "place", "silent", "ratio"]].copy()
     some = (runs["kind"] == "stages") & (runs["silent"] >= 0) & (runs["update"] > 0) & (runs["update_before"] > 0)
