@@ -1,10 +1,8 @@
 """Claims K4 and K5: 2-Adam against tuned baselines, on images and on text (reviewers' questions)."""
 
-from ctadam.claims.rules import INCONCLUSIVE, Outcome, claim, decide, over_seeds, with_interval, worst
+from ctadam.claims.rules import INCONCLUSIVE, Outcome, claim, decide, with_interval, worst
 from ctadam.measurements.baselines import at_share
-
-#: What a step of Adam moves for each parameter: the unit of optimizer traffic.
-ADAM_BYTES = 28
+from ctadam.measurements.seeds import over_seeds
 
 
 def tuned(table, task):
@@ -14,17 +12,7 @@ def tuned(table, task):
     return wide[wide.mean().sort_values(ascending=False).index]
 
 
-def at_equal_traffic(e):
-    """Measurements at the steps at which every contender has moved as many bytes as Adam in the whole run.
-
-    Those that move less than Adam are left at their last step: more was not run.
-    """
-    cost = e.table.set_index("run")["bytes"]
-    return at_share(e.runs, (ADAM_BYTES / cost).clip(upper=1.0))
-
-
 def _against(e, task):
-    form = {"images": "+.4f", "text": "+.4f"}[task]
     prediction = "> 0"
     rows = e.table[e.table["task"] == task]
     if not {"2-Adam", "AdamW"} <= set(rows["family"]):
@@ -42,13 +30,13 @@ def _against(e, task):
     found = {rival: over_seeds(wide["2-Adam"] - wide[rival]) for rival in rivals}
     verdict = worst({decide(low, high, lambda x: x > 0) for _, low, high in found.values()})
     means = ", ".join(f"{family} {with_interval(*over_seeds(wide[family]), '.4f')}" for family in wide)
-    equal = tuned(at_equal_traffic(e), task)
+    equal = tuned(at_share(e.runs, e.table.set_index("run")["share"]), task)
     difference = over_seeds(equal["2-Adam"] - equal["AdamW"])
     return Outcome(
         prediction,
-        ", ".join(f"to {rival} {with_interval(*value, form)}" for rival, value in found.items()),
+        ", ".join(f"to {rival} {with_interval(*value, '+.4f')}" for rival, value in found.items()),
         verdict,
-        f"tuned, {len(wide)} seeds: {means}; to AdamW at equal optimizer traffic {with_interval(*difference, form)}",
+        f"tuned, {len(wide)} seeds: {means}; to AdamW at equal optimizer traffic {with_interval(*difference, '+.4f')}",
     )
 
 

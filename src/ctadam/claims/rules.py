@@ -97,13 +97,3 @@ def bootstrap(function, *columns):
 
 def with_interval(value, low, high, form=".3g"):
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def over_seeds(values):
-    """Mean over seeds and its 95 % interval by Student's t; infinite with fewer than two seeds."""
-    values = np.asarray(values, dtype=np.float64)
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return mean, -np.inf, np.inf
-    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
-    return mean, mean - half, mean + half

@@ -7,9 +7,10 @@ from ctadam.claims.rules import (
     Outcome,
     claim,
     decide,
-    over_seeds,
     with_interval,
 )  # fmt: skip
+from ctadam.measurements.seeds import over_seeds
+from ctadam.measurements.stages import differences
 
 NETWORKS = {False: "without normalization layers", True: "with them"}
 
@@ -21,16 +22,6 @@ def _too_short(table):
         return "no run with k = 1"
     learnt = float(((adam["accuracy"] - adam["guess"]) / (1 - adam["guess"])).mean())
     return "" if learnt >= 0.5 else f"runs too short: Adam has come {learnt:.0%} of the way from a guess to no error"
-
-
-def differences(table):
-    """Accuracy of k = 2 minus that of k = 1, seed by seed: ``{(norm, strategy): values}``."""
-    found = {}
-    for norm, group in table.groupby("norm"):
-        adam = group.query("k == 1").set_index("seed")["accuracy"]
-        for strategy, runs in group.query("k == 2").groupby("stages", sort=False):
-            found[norm, strategy] = (runs.set_index("seed")["accuracy"] - adam).dropna().to_numpy()
-    return found
 
 
 @claim(

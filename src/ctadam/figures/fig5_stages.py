@@ -5,11 +5,12 @@ import numpy as np
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 
-from ctadam.claims.rules import over_seeds
-from ctadam.claims.stages import NETWORKS, differences
 from ctadam.figures import style
+from ctadam.measurements.seeds import over_seeds
+from ctadam.measurements.stages import differences
 from ctadam.store import read_csv, read_runs
 
+TITLES = {False: "without normalization layers", True: "with normalization layers"}
 ADAM = {"color": "0.15", "marker": "*", "ms": 7}
 
 
@@ -17,22 +18,21 @@ def draw(results):
     """The figure, from the runs and measurements of ``stages`` under ``results``."""
     runs, table = read_runs(results, "stages"), read_csv(results, "stages", "measurements")
     networks = sorted(table["norm"].unique())
-    figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 5.2), layout="constrained", squeeze=False)
-    for ax, norm in zip(axes[0], networks, strict=False):
+    # Two by two, or in a row where there is one network only.
+    shape, height = ((2, 2), 5.2) if len(networks) > 1 else ((1, 3), 2.9)
+    figure, axes = plt.subplots(*shape, figsize=(style.TEXT_WIDTH, height), layout="constrained")
+    *by_stages, curves, gains = axes.flat
+    for ax, norm in zip(by_stages, networks, strict=True):
         _by_stages(ax, table[table["norm"] == norm])
-        ax.set_title(NETWORKS[norm].replace("them", "normalization layers"))
-    if len(networks) > 1:
-        low = min(ax.get_ylim()[0] for ax in axes[0])
-        high = max(ax.get_ylim()[1] for ax in axes[0])
-        for ax in axes[0]:
-            ax.set_ylim(low, high)
-    else:
-        axes[0, 1].remove()
-    _curves(axes[1, 0], runs[runs["norm"] == networks[0]])
-    _gains(axes[1, 1], table)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+        ax.set_title(TITLES[norm])
+    ends = np.array([ax.get_ylim() for ax in by_stages])
+    for ax in by_stages:
+        ax.set_ylim(ends[:, 0].min(), ends[:, 1].max())
+    _curves(curves, runs[runs["norm"] == networks[0]], several=len(networks) > 1)
+    _gains(gains, table)
+    handles, labels = by_stages[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), handlelength=1.8)
-    style.label_panels([ax for ax in axes.flat if ax.figure is not None])
+    style.label_panels(axes.flat)
     sns.despine(figure)
     return figure
 
@@ -62,7 +62,7 @@ def _by_stages(ax, table):
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _curves(ax, runs):
+def _curves(ax, runs, several):
     """Test accuracy along the run: Adam, k = 2 and the largest k, means over seeds."""
     runs = runs[runs["test_score"].notna()]
     most = runs["k"].max()
@@ -71,7 +71,8 @@ def _curves(ax, runs):
         mean = some.groupby("step")["test_score"].mean()
         ax.plot(mean.index + 1, mean, lw=1.0, **look)
 
-    for k, line_style in ((most, ":"), (2, "-")):
+    lines = {most: ":", 2: "-"}  # the same if there is no larger k
+    for k, line_style in lines.items():
         for strategy in style.STRATEGY_COLORS:
             some = runs[(runs["k"] == k) & (runs["stages"] == strategy)]
             if len(some):
@@ -83,11 +84,11 @@ def _curves(ax, runs):
                     color=style.STRATEGY_COLORS[strategy],
                 )
     line(runs[runs["k"] == 1], ls="-", **{**ADAM, "ms": 5}, zorder=4)
-    for line_style, label in (("-", "$k=2$"), (":", f"$k={most}$")):
-        ax.plot([], [], line_style, color="0.4", lw=1.0, label=label)
+    for k, line_style in sorted(lines.items()):
+        ax.plot([], [], line_style, color="0.4", lw=1.0, label=f"$k={k}$")
     ax.legend(loc="lower right", handlelength=2.4)
     ax.set(xlabel="step", ylabel="test accuracy")
-    ax.set_title("on the way, without normalization layers" if not runs["norm"].any() else "on the way")
+    ax.set_title("on the way" + (", without normalization" if several else ""))
 
 
 def _gains(ax, table):

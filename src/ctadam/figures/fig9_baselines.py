@@ -4,17 +4,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from ctadam.claims.baselines import at_equal_traffic
-from ctadam.claims.rules import Evidence, over_seeds
 from ctadam.figures import style
+from ctadam.measurements.baselines import at_share
+from ctadam.measurements.seeds import over_seeds
+from ctadam.store import read_csv, read_runs
 
 NAMES = {"images": ("test accuracy", 1.0), "text": ("test loss (nats per token)", -1.0)}
 
 
 def draw(results):
     """The figure, from the runs, predictions and measurements of ``baselines`` under ``results``."""
-    evidence = Evidence(results, "baselines")
-    table, equal = evidence.table, at_equal_traffic(evidence)
+    table = read_csv(results, "baselines", "measurements")
+    share = read_csv(results, "baselines", "predictions").set_index("run")["share"]
+    equal = at_share(read_runs(results, "baselines"), share)
     tasks = [task for task in NAMES if (table["task"] == task).any()]
     figure, axes = plt.subplots(
         len(tasks), 2, figsize=(style.TEXT_WIDTH, 2.9 * len(tasks) + 0.4), layout="constrained", squeeze=False,
@@ -68,7 +70,7 @@ def _tuned(ax, rows, equal, task):
         mean, _, high = over_seeds(sign * chosen[contender])
         half = high - mean if np.isfinite(high) else 0.0
         ax.errorbar(mean, y, xerr=half, marker=marker, color=color, lw=1.2, ms=5 if contender == "2-Adam, tuned" else 4)
-        if abs(fewer[contender] - chosen[contender].mean()) > 0:
+        if not np.isclose(fewer[contender], chosen[contender].mean()):
             ax.plot(sign * fewer[contender], y, marker, mfc="w", color=color, zorder=4)
     ax.plot([], [], "o", color="0.4", label="all steps, 95 % interval")
     ax.plot([], [], "o", color="0.4", mfc="w", label="equal optimizer traffic")

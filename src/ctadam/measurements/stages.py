@@ -26,3 +26,13 @@ def measure(runs):
         diverged_at=last["diverged_at"],
         guess=last["guess"],
     )
+
+
+def differences(table):
+    """Accuracy of k = 2 minus that of k = 1, seed by seed: ``{(norm, strategy): values}``, from a table of `measure`."""
+    found = {}
+    for norm, group in table.groupby("norm"):
+        adam = group.query("k == 1").set_index("seed")["accuracy"]
+        for strategy, runs in group.query("k == 2").groupby("stages", sort=False):
+            found[norm, strategy] = (runs.set_index("seed")["accuracy"] - adam).dropna().to_numpy()
+    return found
