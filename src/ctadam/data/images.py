@@ -69,6 +69,9 @@ def load_images(source, *, train=0, test=0, test_fraction=0.2, cache=""):
         if count > len(part.labels):
             raise ArtifactError(f"the images {source!r} have {len(part.labels)} for {name}, not {count}")
         chosen.append(part.take(_order(len(part.labels))[: count or None]))
+    sizes = ["×".join(map(str, pixels.shape[:1:-1])) for pixels, _ in chosen]
+    if sizes[0] != sizes[1]:
+        raise ArtifactError(f"the images {source!r} have {sizes[0]} pixels for training and {sizes[1]} for test")
     digest = hashlib.sha256()
     for pixels, labels in chosen:
         digest.update(repr(tuple(pixels.shape)).encode())
