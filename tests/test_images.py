@@ -75,7 +75,11 @@ def test_class_folders_without_a_test_set(tmp_path):
         (lambda d: d.mkdir(), "is no directory of class folders"),
         (lambda d: [write_folders(d / "train"), write_folders(d / "test", ("cat", "fox"))], "different class folders"),
         (lambda d: [write_folders(d), (d / "cat/0.png").write_bytes(b"no image")], "cannot read the image"),
-        (lambda d: [write_folders(d), Image.new("RGB", (9, 9)).save(d / "dog/3.png")], "has 9×9 pixels, others 6×5"),
+        (lambda d: [write_folders(d), Image.new("RGB", (9, 9)).save(d / "dog/0.png")], "has 9×9 pixels, others 6×5"),
+        (
+            lambda d: [write_folders(d / "train"), write_folders(d / "test", size=(9, 9))],
+            "6×5 pixels for training and 9×9 for test",
+        ),
         (lambda d: write_folders(d, ("cat",), count=1), "1 images are too few"),
     ],
 )
@@ -101,9 +105,8 @@ def test_cifar10_is_torchvisions_and_a_failed_download_says_what_to_do(tmp_path,
     asked = []
 
     class Fake:
-        classes = ["a", "b"]
-
         def __init__(self, root, train, download):
+            self.classes = ["a", "b"]
             asked.append((str(root), train, download))
             self.data = np.random.default_rng(int(train)).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
             self.targets = [i % 2 for i in range(20)]
@@ -135,11 +138,8 @@ def test_examples_are_images_moved_and_mirrored(tmp_path, shift, flip):
     inputs, labels = task.read(numbers)
     assert torch.equal(labels, data.train[1][:3, None].expand(3, places))
     mean, deviation = pixels.mean((0, 2, 3), keepdims=True), pixels.std((0, 2, 3), keepdims=True, ddof=1)
-    found = {
-        (i, (inputs[i, j].numpy() * deviation[0] + mean[0]).round().astype(int).tobytes())
-        for i in range(3)
-        for j in range(places)
-    }
+    back = (inputs.numpy() * deviation + mean).round().astype(int)  # broadcast over the axis of variants
+    found = {(i, back[i, j].tobytes()) for i in range(3) for j in range(places)}
     expected = set()
     for i, image in enumerate(pixels[:3]):
         padded = np.pad(image, ((0, 0), (shift, shift), (shift, shift)))

@@ -32,8 +32,8 @@ def choose(table, by):
     setting = table.groupby(["task", "contender", "lr", "weight_decay"])["value"]
     count, total = setting.transform("size"), setting.transform("sum")
     others = ((total - table["value"]) / (count - 1)).where(count > 1, table["value"])
-    # Ties, which an accuracy has, go to the first of the grid.
-    best = others.groupby([table["task"], table[by], table["seed"]]).idxmax()
+    # Ties, which an accuracy has, go to the first of the grid, whatever the rounding of the difference.
+    best = others.round(12).groupby([table["task"], table[by], table["seed"]]).idxmax()
     return table.index.to_series().isin(best)
 
 
