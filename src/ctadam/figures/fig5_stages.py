@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ctadam.figures import style
 from ctadam.measurements.seeds import over_seeds
@@ -25,9 +25,10 @@ def draw(results):
     for ax, norm in zip(by_stages, networks, strict=True):
         _by_stages(ax, table[table["norm"] == norm])
         ax.set_title(TITLES[norm])
-    ends = np.array([ax.get_ylim() for ax in by_stages])
+    # By the means: an interval of few seeds may reach to 0, which the logarithm does not have.
+    least = (1 - table.groupby(["norm", "k", "stages"])["accuracy"].mean()).min()
     for ax in by_stages:
-        ax.set_ylim(ends[:, 0].min(), ends[:, 1].max())
+        ax.set_ylim(least / 2, 1)
     _curves(curves, runs[runs["norm"] == networks[0]], several=len(networks) > 1)
     _gains(gains, table)
     handles, labels = by_stages[0].get_legend_handles_labels()
@@ -37,9 +38,17 @@ def draw(results):
     return figure
 
 
+def _plain(ax):
+    """Ticks of a logarithmic axis as plain numbers."""
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _by_stages(ax, table):
-    """Accuracy after the last step against k."""
-    adam = table.query("k == 1")["accuracy"]
+    """Error after the last step against k; logarithmic, for a few per cent and a collapse in one picture."""
+    table = table.assign(error=1 - table["accuracy"])
+    adam = table.query("k == 1")["error"]
     strategies = list(style.STRATEGY_COLORS)
     k = sorted(table["k"].unique())
     mean, low, high = over_seeds(adam)
@@ -49,7 +58,7 @@ def _by_stages(ax, table):
     ax.plot([1], [mean], ls="none", label="$k=1$: Adam", zorder=4, **ADAM)
     for i, strategy in enumerate(strategies):
         runs = table[(table["stages"] == strategy) & (table["k"] > 1)]
-        found = {n: over_seeds(group["accuracy"]) for n, group in runs.groupby("k")}
+        found = {n: over_seeds(group["error"]) for n, group in runs.groupby("k")}
         if not found:
             continue
         x, means = np.array([*found]), np.array([f[0] for f in found.values()])
@@ -58,17 +67,18 @@ def _by_stages(ax, table):
             x + 0.1 * (i - 1.5), means, half, marker=style.STRATEGY_MARKERS[strategy], color=style.STRATEGY_COLORS[strategy],
             lw=0.9, elinewidth=0.7, label=strategy, zorder=3,
         )  # fmt: skip
-    ax.set(xlabel="stages $k$", ylabel="test accuracy at the end", xlim=(0.5, max(k) + 0.5))
+    ax.set(xlabel="stages $k$", ylabel="test error at the end", yscale="log", xlim=(0.5, max(k) + 0.5))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _plain(ax)
 
 
 def _curves(ax, runs, several):
-    """Test accuracy along the run: Adam, k = 2 and the largest k, means over seeds."""
+    """Test error along the run: Adam, k = 2 and the largest k, means over seeds."""
     runs = runs[runs["test_score"].notna()]
     most = runs["k"].max()
 
     def line(some, **look):
-        mean = some.groupby("step")["test_score"].mean()
+        mean = 1 - some.groupby("step")["test_score"].mean()
         ax.plot(mean.index + 1, mean, lw=1.0, **look)
 
     lines = {most: ":", 2: "-"}  # the same if there is no larger k
@@ -86,8 +96,9 @@ def _curves(ax, runs, several):
     line(runs[runs["k"] == 1], ls="-", **{**ADAM, "ms": 5}, zorder=4)
     for k, line_style in sorted(lines.items()):
         ax.plot([], [], line_style, color="0.4", lw=1.0, label=f"$k={k}$")
-    ax.legend(loc="lower right", handlelength=2.4)
-    ax.set(xlabel="step", ylabel="test accuracy")
+    ax.legend(loc="lower left", handlelength=2.4)
+    ax.set(xlabel="step", ylabel="test error", yscale="log")
+    _plain(ax)
     ax.set_title("on the way" + (", without normalization" if several else ""))
 
 
