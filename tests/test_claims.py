@@ -323,17 +323,149 @@ def test_the_trajectories_notes_name_the_best_equation_and_when_the_papers_left(
     assert "at lr 0.0003 (0.001)" in judge("T4", table).note
 
 
+def stages(accuracy, **columns):
+    """Measurements of all k, strategies and networks, four seeds, whose accuracies are given by a function of the table."""
+    axes = {
+        "norm": [False, True],
+        "k": range(1, 6),
+        "stages": ["inverse-exp", "uniform", "exp", "naive"],
+        "seed": range(4),
+    }
+    table = pd.DataFrame([dict(zip(axes, x, strict=True)) for x in itertools.product(*axes.values())])
+    table = table[(table["k"] > 1) | (table["stages"] == "naive")].reset_index(drop=True).assign(guess=0.1)
+    noise = 0.002 * np.array([-1.0, 1.0, 0.5, -0.5])[table["seed"]]
+    return table.assign(accuracy=accuracy(table) + noise * (table["k"] > 1), **columns)
+
+
+def better(count, gain=0.02, norms=(False, True)):
+    """Accuracies at which k = 2 gains under so many strategies and loses under the others, on these networks."""
+    winners = ["inverse-exp", "uniform", "exp", "naive"][:count]
+    return lambda t: (
+        0.9 + np.where((t["k"] == 2) & t["norm"].isin(norms), np.where(t["stages"].isin(winners), gain, -gain), 0.0)
+    )
+
+
+@pytest.mark.parametrize(
+    "id, accuracy, verdict",
+    [
+        ("K1", better(4), REPRODUCED),
+        ("K1", better(3), REPRODUCED),
+        ("K1", better(2), CONTRADICTED),
+        ("K1", better(4, gain=0.0), INCONCLUSIVE),
+        ("K1", better(3, norms=[False]), REPRODUCED),
+        ("K1", better(4, norms=[True]), INCONCLUSIVE),  # judged on the network without normalization layers
+        ("K1", lambda t: better(4)(t) - 0.5, INCONCLUSIVE),  # Adam has not come halfway: too short
+        ("K2", lambda t: 0.9 - 0.02 * t["k"], REPRODUCED),
+        ("K2", lambda t: np.where((t["k"] > 3) & (t["stages"] != "exp"), 0.2, 0.9), REPRODUCED),
+        ("K2", lambda t: np.where(t["k"] > 3, 0.2, 0.9), CONTRADICTED),
+        ("K2", lambda t: np.where((t["k"] > 3) & t["norm"], 0.2, 0.9), CONTRADICTED),
+        ("K2", lambda t: np.where(t["k"] > 3, 0.5, 0.9), INCONCLUSIVE),  # exactly halfway
+        ("K2", lambda t: 0.3 + 0 * t["k"], INCONCLUSIVE),
+    ],
+)
+def test_rules_of_the_stages(id, accuracy, verdict):
+    assert judge(id, stages(accuracy)).verdict == verdict
+
+
+def test_collapses_are_named():
+    table = stages(lambda t: np.where((t["k"] > 3) & (t["stages"] == "naive"), 0.2, 0.9))
+    assert "naive from k = 4 collapsed" in judge("K2", table).value
+    assert "none collapsed" in judge("K2", stages(lambda t: 0.9 + 0 * t["k"])).value
+
+
+def baselines(**values):
+    """Measurements and raw runs of three contenders, one setting each, five seeds; ``values``: accuracy or minus the loss."""
+    rows = [
+        {"task": task, "contender": name, "family": name.removesuffix(" exp"), "lr": 0.1, "weight_decay": 0.0, "seed": seed}
+        | {"value": value + 0.001 * (seed - 2) * (name != "AdamW"), "guess": {"images": 0.1, "text": 4.0}[task]}
+        for task, sign in (("images", 1), ("text", -1))
+        for name, value in zip(("2-Adam exp", "AdamW", "SGD, momentum"), values[task], strict=True)
+        for seed in range(5)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows).assign(chosen_in_family=True, diverged_at=-1, share=1.0)
+    table.insert(0, "run", range(len(table)))
+    runs = pd.concat([table.assign(step=step) for step in (1, 3)])
+    runs = runs.assign(test_loss=-runs["value"], test_score=runs["value"])
+    return table, runs.drop(columns=["value", "chosen_in_family", "share"])
+
+
+@pytest.mark.parametrize(
+    "values, verdict",
+    [
+        ((0.9, 0.8, 0.7), REPRODUCED),
+        ((0.8, 0.9, 0.7), CONTRADICTED),
+        ((0.8, 0.7, 0.9), CONTRADICTED),  # better than AdamW, but not than the best other baseline
+        ((0.8, 0.8, 0.7), INCONCLUSIVE),
+        ((0.3, 0.2, 0.1), INCONCLUSIVE),  # AdamW has hardly learnt
+    ],
+)
+@pytest.mark.parametrize("id", ["K4", "K5"])
+def test_rules_of_the_baselines(id, values, verdict):
+    text = [4 * (v - 1) for v in values]  # minus the loss: a guess has −4
+    assert judge(id, *baselines(images=values, text=text)).verdict == verdict
+
+
+def test_equal_traffic_is_told():
+    table, runs = baselines(images=(0.9, 0.8, 0.7), text=(-1.0, -2.0, -3.0))
+    runs["test_score"] *= np.where(runs["step"] == 1, 0.5, 1.0)  # half as good after two of four steps
+    table["share"] = np.where(table["family"] == "2-Adam", 0.5, 1.0)
+    assert "at equal optimizer traffic -0.35" in judge("K4", table, runs).note
+
+
+@pytest.mark.parametrize(
+    "ratio, rate, steps, verdict",
+    [
+        (1.0, 0.0, 1000, REPRODUCED),
+        (1 + 1e-8, 0.0, 1000, CONTRADICTED),
+        (1.0, 3e-4, 1000, CONTRADICTED),
+        (1.0, np.nan, 1000, CONTRADICTED),  # the last stage unstable, and no growth
+        (1.0, 0.0, 200, INCONCLUSIVE),
+    ],
+)
+def test_k3_asks_both_that_the_last_stage_grows_and_that_no_other_does(ratio, rate, steps, verdict):
+    table = pd.DataFrame({"kind": "stages", "k": 2, "place": [1, 2, 1, 2], "silent": [10, 10, -1, -1], "update": 1.0})
+    table = table.assign(
+        step=steps,
+        rate_exact=[0.0, 0.01, 0.0, 0.01],
+        rate=[0.0, 0.01 + rate, np.nan, np.nan],
+        ratio=[ratio, 1.0, 1.0, 1.0],
+    )
+    assert judge("K3", table).verdict == verdict
+
+
 def test_the_ledger_of_the_smoke_scale(smoke):
     ledger = claims.judge(smoke)
     assert ledger.columns.tolist() == claims.COLUMNS
     ids = ledger["id"].tolist()
     assert ids[:12] == [f"S{n}" for n in range(1, 11)] + ["E1", "T1"] and ids[-1] == "L1" and len(set(ids)) == len(ids)
     verdicts = ledger.set_index("id")["verdict"]
-    assert (verdicts[["S1", "S7", "S8", "S9", "T3"]] == REPRODUCED).all()  # by any run, however short
+    assert (verdicts[["S1", "S7", "S8", "S9", "T3", "K3"]] == REPRODUCED).all()  # by any run, however short
     # 60 steps do not decide these, and the ledger says so.
-    short = ["S2", "S3", "S4", "S5", "S6", "S10", "E1", "T1", "T2", "T4", "G1", "G2", "G3", "G4", "L1"]
+    short = [
+        "S2",
+        "S3",
+        "S4",
+        "S5",
+        "S6",
+        "S10",
+        "E1",
+        "T1",
+        "T2",
+        "T4",
+        "G1",
+        "G2",
+        "G3",
+        "G4",
+        "K1",
+        "K2",
+        "K4",
+        "K5",
+        "L1",
+    ]
     assert (verdicts[short] == INCONCLUSIVE).all()
     assert ledger.set_index("id").loc["S2", "note"].startswith("runs too short")
+    some = claims.judge(smoke, ["stages", "tightness"])
+    assert some["id"].tolist() == ["S7", "S8", "K1", "K2", "K3"]
     text = claims.as_text(ledger)
     assert all(f"{row.id:<4} {row.verdict}" in text for row in ledger.itertuples())
     counts = ", ".join(f"{(verdicts == v).sum()} {v}" for v in (REPRODUCED, CONTRADICTED, INCONCLUSIVE))

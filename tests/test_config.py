@@ -35,7 +35,7 @@ def test_scales_share_one_structure():
         ({"practice": {"state_dtypes": ["half"]}}, "'half' is not allowed (allowed: float32, float64)"),
         ({"growth": {"seeds": []}}, "growth.seeds: [] is not allowed (allowed: a list of at least 1: each integer in [0, inf))"),
         ({"growth": 3}, "growth: 3 is not allowed (allowed: a mapping)"),
-        ({"scale": "tiny"}, "scale: 'tiny' is not allowed (allowed: smoke, laptop, paper)"),
+        ({"scale": "tiny"}, "scale: 'tiny' is not allowed (allowed: smoke, laptop, paper, cifar_subset)"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(changes, message):
@@ -48,6 +48,14 @@ def test_a_missing_key_is_named():
     resolved = copy.deepcopy(config.resolve("smoke"))
     del resolved["growth"]["batch"]
     with pytest.raises(ArtifactError, match=r"growth.batch: missing \(allowed: integer in \[1, inf\)\)"):
+        config.check(resolved)
+
+
+def test_a_scale_may_hold_some_experiments_but_must_hold_those():
+    resolved = config.resolve("cifar_subset")
+    assert set(resolved) == {"scale", "device", *config.PARTIAL["cifar_subset"]}
+    del resolved["stages"]
+    with pytest.raises(ArtifactError, match=r"stages: missing \(allowed: a mapping\)"):
         config.check(resolved)
 
 

@@ -13,6 +13,7 @@ from ctadam.models.transformer import Transformer
 from ctadam.optim import stage_betas
 from ctadam.training import chunk_size, classification, language, train
 from ctadam.training.ensemble import generators
+from ctadam.training.peers import PEERS
 from ctadam.training.stack import Layout, StackedKAdam
 
 SHAPE = {"width": 8, "depth": 2, "heads": 2, "context": 8}
@@ -223,6 +224,101 @@ def test_clipping_changes_the_runs_that_ask_for_it_and_no_other(task, chunk):
     assert losses[0][0] == losses[1][0] and losses[0][-1] != losses[1][-1]
 
 
+#: Rows for torch's own optimizers: with and without decay, one of them diverging.
+PEER_POINTS = {
+    "beta1": [0.9, 0.8, 0.9, 0.9, 0.9], "beta2": [0.999, 0.99, 0.999, 0.999, 0.999], "lr": [1e-2, 1e-2, 3e-3, 1e30, 1e-2],
+    "weight_decay": [0.0, 0.1, 1.0, 0.0, 0.1], "seed": [0, 0, 1, 0, 2], "eps": 1e-8, "state_dtype": "float32",
+}  # fmt: skip
+
+
+class Decayed:
+    """One of torch's optimizers after a decoupled decay of the parameters, driven by hand."""
+
+    def __init__(self, parameters, point):
+        self.parameters, self.keep = list(parameters), 1 - point.lr * point.weight_decay
+        kind, options = PEERS[point.optimizer]
+        self.optimizer = kind(self.parameters, lr=point.lr, weight_decay=0.0, **options(point._asdict()))
+
+    def zero_grad(self):
+        self.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def step(self):
+        for parameter in self.parameters:
+            parameter.mul_(self.keep)
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("name", PEERS)
+def test_torchs_own_optimizers_in_an_ensemble(name, chunk):
+    """Each row is that optimizer by hand, and the run alone; a diverged one touches no other."""
+    task = classes(perceptron)
+    table = fit(task, chunk=chunk, **PEER_POINTS, optimizer=name)
+    for point in points(**PEER_POINTS, optimizer=name).drop(index=3).itertuples():
+        run = table[table["run"] == point.run].reset_index(drop=True)
+        losses, test, largest = by_hand(task, point, Decayed)
+        tolerance = {"rel": 0, "abs": 0} if chunk == 1 else {"rel": 1e-4}
+        assert run["train_loss"].tolist() == pytest.approx(losses, **tolerance)
+        assert run["test_loss"].iloc[-1] == pytest.approx(test, **tolerance)
+        assert run["param_max"].iloc[-1] == pytest.approx(largest, **tolerance)
+        row = points(**PEER_POINTS, optimizer=name).loc[[point.Index]].reset_index(drop=True)
+        alone = train(row, task=task, device=CPU, chunk=chunk)
+        pd.testing.assert_frame_equal(run, alone, check_exact=True)
+
+
+@pytest.mark.parametrize("name", ["adamw", "nadam", "radam"])
+def test_the_decoupled_decay_is_torchs_own(name):
+    """Where torch decouples it too, its ``weight_decay`` gives the same run."""
+
+    def own(parameters, point):
+        kind, options = PEERS[name]
+        decoupled = {} if name == "adamw" else {"decoupled_weight_decay": True}
+        return kind(parameters, lr=point.lr, weight_decay=point.weight_decay, **options(point._asdict()), **decoupled)
+
+    task, columns = classes(perceptron), {n: v[1] if isinstance(v, list) else v for n, v in PEER_POINTS.items()}
+    table = fit(task, chunk=1, **columns, optimizer=name)
+    (point,) = points(**columns, optimizer=name).itertuples()
+    assert table["train_loss"].tolist() == by_hand(task, point, own)[0]
+
+
+def test_the_update_of_another_optimizer_is_what_the_parameters_show():
+    """SGD without momentum moves by η·g: the update is the gradient, whatever the decay."""
+    task = classes(perceptron)
+    table = fit(task, chunk=1, beta1=0.0, lr=0.1, weight_decay=0.5, optimizer="sgd", state_dtype="float32", steps=1)
+    weights, order = generators(0)
+    model, numbers = task.build(weights), torch.randint(task.examples, (1, task.batch), generator=order)[0]
+    # The gradient is taken before the decay.
+    inputs, targets = task.read(numbers)
+    grads = torch.autograd.grad(task.loss(model(inputs), targets), list(model.parameters()))
+    assert table["update_max"].iloc[0] == pytest.approx(max(g.abs().max().item() for g in grads), rel=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_the_unsmoothed_variant_by_its_equations(chunk):
+    """Against a float64 loop written from the equations: m̂/√v̂ over the root of the average of (g/√v̂)²."""
+    task, lr, decay, eps = classes(perceptron), 1e-2, 0.1, 1e-8
+    columns = {"beta1": 0.9, "beta2": [0.99, 0.999], "seed": [0, 1], "lr": lr, "weight_decay": decay, "eps": eps}
+    table = fit(task, chunk=chunk, **columns, optimizer="unsmoothed", state_dtype="float64", steps=8)
+    for run, b2 in enumerate(columns["beta2"]):
+        weights, order = generators(run)
+        model = task.build(weights)
+        m, v, w = ([torch.zeros_like(p, dtype=torch.float64) for p in model.parameters()] for _ in range(3))
+        for n, numbers in enumerate(torch.randint(task.examples, (8, task.batch), generator=order), start=1):
+            inputs, targets = task.read(numbers)
+            loss = task.loss(model(inputs), targets)
+            assert table[table["run"] == run]["train_loss"].iloc[n - 1] == pytest.approx(loss.item(), rel=1e-5)
+            grads = torch.autograd.grad(loss, list(model.parameters()))
+            for i, (parameter, g) in enumerate(zip(model.parameters(), grads, strict=True)):
+                g = g.double()
+                m[i], v[i] = 0.9 * m[i] + 0.1 * g, b2 * v[i] + (1 - b2) * g**2
+                root = (v[i] / (1 - b2**n)).sqrt() + eps
+                w[i] = b2 * w[i] + (1 - b2) * (g / root) ** 2
+                u = m[i] / (1 - 0.9**n) / root / ((w[i] / (1 - b2**n)).sqrt() + eps)
+                with torch.no_grad():
+                    parameter.copy_(parameter.double() * (1 - lr * decay) - lr * u)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("eps", [0.0, 1e-8])
 @pytest.mark.filterwarnings("ignore::ctadam.optim.StabilityWarning")
@@ -332,5 +428,9 @@ def test_bad_points(task):
     for column, value in (("lr", 0.0), ("weight_decay", -1.0), ("eps", -1e-8), ("steps", 0), ("clip", 0.0)):
         with pytest.raises(ValueError, match=f"Invalid {column}: {value} is not"):
             fit(task, **{column: [1, value]})
+    with pytest.raises(ValueError, match="unknown optimizer 'muon'; known: kadam, unsmoothed, adamw"):
+        fit(task, optimizer="muon")
+    with pytest.raises(ValueError, match="keep their state in float32"):
+        fit(task, optimizer="nadam", state_dtype="float64")
     with pytest.raises(ValueError, match="none of 'naive'"):
         fit(task, k=2, stages="nonsense")

@@ -85,6 +85,12 @@ def test_everything_is_planned_by_default(clone, tmp_path):
     assert jobs == expected and jobs["train_growth"] == 6
 
 
+def test_a_scale_with_some_experiments_plans_those(clone, tmp_path):
+    jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n", "--config", "scale=cifar_subset"))
+    expected = {"all": 1, "train_stages": 2, "predict_stages": 1, "measure_stages": 1, "draw_fig5": 1, "judge": 1}
+    assert jobs == expected
+
+
 def test_one_figure_plans_what_it_needs(clone, tmp_path):
     jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n", "fig2"))
     assert jobs == {"fig2": 1, "train_growth": 6, "predict_growth": 1, "measure_growth": 1, "draw_fig2": 1}
@@ -181,7 +187,7 @@ def test_a_changed_parameter_reaches_the_run(clone):
         ("growth={lr: -1}", "growth.lr: -1 is not allowed (allowed: number in (0, inf))"),
         ("growth={lrr: 1}", "growth.lrr: 1 is not allowed (unknown key; known: shards"),
         ("growth={through: {beta1: 1}}", "growth.through.beta1: 1 is not allowed (allowed: number in [0, 1))"),
-        ("scale=tiny", "scale: 'tiny' is not allowed (allowed: smoke, laptop, paper)"),
+        ("scale=tiny", "scale: 'tiny' is not allowed (allowed: smoke, laptop, paper, cifar_subset)"),
     ],
 )
 def test_a_bad_configuration_is_one_line(root, change, message):

@@ -60,6 +60,13 @@ def _stability(args):
         print(f"{name:<{width}}  {value}")
 
 
+def _experiments(resolved):
+    """The experiments that a configuration holds."""
+    from ctadam.experiments import EXPERIMENTS
+
+    return [name for name in EXPERIMENTS if name in resolved]
+
+
 def _run(args):
     from ctadam import config, determinism
     from ctadam.experiments import load
@@ -68,6 +75,10 @@ def _run(args):
     from ctadam.store import shard_path
 
     resolved = config.resolve(args.scale, config.parse_assignments(args.set))
+    if args.experiment not in resolved:
+        raise ArtifactError(
+            f"the scale {args.scale} has no {args.experiment} (it has {', '.join(_experiments(resolved))})"
+        )
     parameters = resolved[args.experiment]
     try:
         device = determinism.pick_device(args.device or resolved["device"])
@@ -155,7 +166,7 @@ def _judge(args):
     from ctadam import claims
     from ctadam.provenance import write_atomically
 
-    ledger = claims.judge(args.results)
+    ledger = claims.judge(args.results, args.experiments)
     if args.shipped:
         ledger = claims.beside(ledger, args.shipped)
     path = Path(args.results) / "claims.csv"
@@ -165,10 +176,11 @@ def _judge(args):
 
 
 def _promote(args):
-    from ctadam.experiments import EXPERIMENTS
+    from ctadam import config
     from ctadam.promote import promote
 
-    for path in promote(args.scale, experiments=args.experiments or tuple(EXPERIMENTS), force=args.force):
+    experiments = args.experiments or _experiments(config.resolve(args.scale))
+    for path in promote(args.scale, experiments=experiments, force=args.force):
         log.info("%s", path)
     log.info("now redraw and judge them: snakemake --cores 1 cached --config scale=%s", args.scale)
 
@@ -237,6 +249,13 @@ def _parser():
 
     sub = command("judge", _judge, "Hold measurements against predictions, claim by claim, and write the ledger.")
     sub.add_argument("results", metavar="RESULTS")
+    sub.add_argument(
+        "--experiments",
+        nargs="+",
+        choices=EXPERIMENTS,
+        metavar="EXPERIMENT",
+        help="only the claims of these; default: all",
+    )
     sub.add_argument("--shipped", metavar="CSV", help="a ledger whose values are shown beside these")
 
     sub = command("promote", _promote, "Copy complete fresh results of a scale to results/cached.")

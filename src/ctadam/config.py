@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ctadam.errors import ArtifactError
 
-SCALES = ("smoke", "laptop", "paper")
+SCALES = ("smoke", "laptop", "paper", "cifar_subset")
+#: Scales that hold some of the experiments only.
+PARTIAL = {"cifar_subset": ("stages",)}
 
 
 def root():
@@ -86,7 +88,10 @@ def check(config):
     """Raise an `ArtifactError` for the first key that the schema rejects."""
     import jsonschema
 
-    validator = jsonschema.Draft202012Validator(_schema(root()))
+    schema = _schema(root())
+    if config.get("scale") in PARTIAL:
+        schema = {**schema, "required": ["scale", "device", *PARTIAL[config["scale"]]]}
+    validator = jsonschema.Draft202012Validator(schema)
     errors = sorted(
         validator.iter_errors(config), key=lambda e: (len(e.absolute_path), list(map(str, e.absolute_path)))
     )

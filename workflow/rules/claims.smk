@@ -9,7 +9,7 @@ rule judge:
             for name in EXPERIMENTS
             for table in ("predictions", "measurements")
         ],
-        code=code("claims", "measurements/slopes.py", "theory/stability.py"),
+        code=code("claims", "measurements", "theory/stability.py"),
     output:
         report(
             f"results/{{tree}}/{SCALE}/claims.csv",
@@ -24,6 +24,11 @@ rule judge:
         "../../environment.yml"
     params:
         scale=SCALE,
+        some=(
+            ""
+            if EXPERIMENTS == experiments.EXPERIMENTS
+            else f"--experiments {' '.join(EXPERIMENTS)}"
+        ),
         shipped=lambda wildcards: (
             f"--shipped results/cached/{SCALE}/claims.csv"
             if wildcards.tree == "fresh"
@@ -31,7 +36,7 @@ rule judge:
             else ""
         ),
     shell:
-        "python -m ctadam --log {log} judge results/{wildcards.tree}/{params.scale} {params.shipped}"
+        "python -m ctadam --log {log} judge results/{wildcards.tree}/{params.scale} {params.some} {params.shipped}"
 
 
 rule claims:

@@ -23,8 +23,7 @@ prepend("PATH", Path(sys.executable).parent)
 
 from ctadam import config as configuration
 from ctadam.errors import ArtifactError
-from ctadam.experiments import EXPERIMENTS
-from ctadam.figures import FIGURES, paths
+from ctadam import experiments, figures
 from ctadam.promote import read_manifest
 
 try:
@@ -34,6 +33,15 @@ try:
 except ArtifactError as error:
     raise WorkflowError(str(error))
 
+# A scale may hold some of the experiments only.
+EXPERIMENTS = {
+    name: parts for name, parts in experiments.EXPERIMENTS.items() if name in CONFIG
+}
+FIGURES = {
+    figure: (module, needs)
+    for figure, (module, needs) in figures.FIGURES.items()
+    if set(needs) <= set(EXPERIMENTS)
+}
 
 # One GPU job at a time is the profile's limit; without a GPU the jobs share the cores.
 GPU = (
@@ -78,4 +86,6 @@ def raw(tree, experiment):
 
 def figure_paths(tree, figure):
     """The files of a figure."""
-    return [str(path) for path in paths(figure, f"paper_figures/{tree}/{SCALE}")]
+    return [
+        str(path) for path in figures.paths(figure, f"paper_figures/{tree}/{SCALE}")
+    ]

@@ -13,7 +13,12 @@ for figure, (module, needs) in FIGURES.items():
                 for name in needs
                 for table in ("predictions", "measurements")
             ],
-            code=code(f"figures/{module}.py", "figures/style.py", "figures/__init__.py"),
+            code=code(
+                f"figures/{module}.py",
+                "figures/style.py",
+                "figures/__init__.py",
+                "measurements",
+            ),
         output:
             report(
                 [

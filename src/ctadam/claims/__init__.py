@@ -30,11 +30,12 @@ for _name in EXPERIMENTS:
 CLAIMS.sort(key=lambda claim: ("SETGNKL".index(claim.id[0]), int(claim.id[1:])))
 
 
-def judge(results):
+def judge(results, experiments=None):
     """Judge every claim from the results of one scale.
 
     Args:
         results: directory of one scale, such as ``results/fresh/laptop``.
+        experiments: only the claims of these; all if None.
 
     Returns:
         DataFrame with `COLUMNS`, a row a claim.
@@ -46,7 +47,7 @@ def judge(results):
     if not results.is_dir():
         raise ArtifactError(f"no results in {results}")
     evidence, rows = {}, []
-    for claim in CLAIMS:
+    for claim in (claim for claim in CLAIMS if experiments is None or claim.experiment in experiments):
         outcome = claim.judge(evidence.setdefault(claim.experiment, Evidence(results, claim.experiment)))
         rows.append(
             {

@@ -20,6 +20,16 @@ EXPERIMENTS = {
     "practice": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
     "quadratic": ("determinism.py", "optim", "theory/stability.py"),
     "tightness": ("determinism.py", "optim", "theory/stability.py"),
+    "stages": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
+    "baselines": (
+        "data",
+        "determinism.py",
+        "experiments/stages.py",
+        "models",
+        "optim",
+        "theory/stability.py",
+        "training",
+    ),
 }
 
 

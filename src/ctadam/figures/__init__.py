@@ -11,9 +11,11 @@ FIGURES = {
     "fig1": ("fig1_trajectory", ("trajectory",)),
     "fig2": ("fig2_stability", ("growth",)),
     "fig3": ("fig3_generalization", ("generalization",)),
+    "fig5": ("fig5_stages", ("stages",)),
     "fig6": ("fig6_quadratic", ("quadratic",)),
     "fig7": ("fig7_tightness", ("growth", "quadratic", "tightness")),
     "fig8": ("fig8_practice", ("growth", "practice")),
+    "fig9": ("fig9_baselines", ("baselines",)),
 }
 FORMATS = ("pdf", "png")
 

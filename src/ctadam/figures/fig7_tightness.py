@@ -1,4 +1,4 @@
-"""Figure 7: how tight is the bound? Worst and random gradients, real runs, and between the two laws (claims S7, S8)."""
+"""Figure 7: how tight is the bound? Worst and random gradients, real runs, between the two laws, k stages (claims S7, S8, K3)."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,11 +18,12 @@ def draw(results):
     draws = read_csv(results, "tightness", "measurements").merge(
         read_csv(results, "tightness", "predictions").drop(columns="kind"), on="run"
     )
-    figure, axes = plt.subplots(1, 3, figsize=(style.TEXT_WIDTH, 2.7), layout="constrained")
-    _chosen(axes[0], draws)
-    _real(axes[1], results)
-    _wedge(axes[2], draws[draws["kind"] == "wedge"])
-    style.label_panels(axes)
+    figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 5.2), layout="constrained")
+    _chosen(axes[0, 0], draws)
+    _real(axes[0, 1], results)
+    _wedge(axes[1, 0], draws[draws["kind"] == "wedge"])
+    _places(axes[1, 1], draws[draws["kind"] == "stages"], results)
+    style.label_panels(axes.flat)
     sns.despine(figure)
     return figure
 
@@ -91,3 +92,36 @@ def _wedge(ax, draws):
     ax.set_ylabel(r"over the exact bound, $n\to\infty$")
     ax.set_title(r"$C<0$, but $\gamma^2<\beta$")
     ax.legend(loc="lower right", markerscale=1.5, **_OVER_POINTS)
+
+
+def _places(ax, draws, results):
+    """k-Adam: growth after the gradients have stopped against the unstable stage's own rate, by its position."""
+    runs = (
+        read_runs(results, "tightness", ["run", "kind", "gammas", "betas"]).query("kind == 'stages'").set_index("run")
+    )
+    draws = draws[draws["rate"].notna()]
+    place = draws["place"].astype(int) - 1
+    pair = [
+        [runs.loc[run, name][i] for run, i in zip(draws["run"], place, strict=True)] for name in ("gammas", "betas")
+    ]
+    own = stability.growth_rate(beta1=np.array(pair[0]), beta2=np.array(pair[1]), law="exact")
+    last = (draws["place"] == draws["k"]).to_numpy()
+    for some, name, color, marker in ((last, "last", _SETS[3], "o"), (~last, "any other", _SETS[0], "x")):
+        ax.plot(
+            own[some], draws["rate"][some], marker, ls="none", ms=3, mew=0 if marker == "o" else 0.7, color=color, label=name,
+            rasterized=True,
+        )  # fmt: skip
+    ends = np.array([0, own.max()])
+    ax.plot(
+        ends,
+        ends,
+        style.LINES["exact"],
+        color=style.COLORS["exact"],
+        lw=0.9,
+        label=r"$\ln\gamma/\!\sqrt{\beta}$",
+        zorder=3,
+    )
+    ax.axhline(0, color="0.7", lw=0.6, zorder=0)
+    ax.set(xlabel=r"$\ln\gamma/\!\sqrt{\beta}$ of the unstable stage", ylabel="growth rate of $|u^{(k)}_n|$")
+    ax.set_title("$k$-Adam: the unstable stage is …")
+    ax.legend(loc="upper left", markerscale=1.5, handletextpad=0.4)

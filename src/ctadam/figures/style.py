@@ -18,6 +18,14 @@ EQUATION_COLORS = {
     (1, "paper"): _PALETTE[3], (1, "exact"): _PALETTE[0], (2, "paper"): _PALETTE[1], (2, "exact"): _PALETTE[2],
 }  # fmt: skip
 EQUATION_MARKERS = {(1, "paper"): "o", (1, "exact"): "s", (2, "paper"): "^", (2, "exact"): "D"}
+#: Strategies for the stages of k-Adam, and the optimizers it is held against.
+STRATEGY_COLORS = {"inverse-exp": _PALETTE[0], "uniform": _PALETTE[1], "exp": _PALETTE[2], "naive": _PALETTE[3]}
+STRATEGY_MARKERS = {"inverse-exp": "o", "uniform": "s", "exp": "^", "naive": "D"}
+FAMILY_COLORS = {
+    "2-Adam": _PALETTE[0], "2-Adam unsmoothed": _PALETTE[9], "AdamW": "0.15", "NAdam": _PALETTE[1], "RAdam": _PALETTE[2],
+    "Adamax": _PALETTE[8], "RMSprop": _PALETTE[3], "Adagrad": _PALETTE[4], "SGD, momentum": _PALETTE[5],
+}  # fmt: skip
+FAMILY_MARKERS = dict(zip(FAMILY_COLORS, "oPsvD^X*p", strict=True))
 MODEL_LINES = {"mlp": "--", "transformer": "-"}
 
 

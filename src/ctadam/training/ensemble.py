@@ -16,13 +16,16 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from ctadam.optim import stage_betas
-from ctadam.training.stack import Layout, StackedKAdam
+from ctadam.training.peers import PEERS, StackedPeer
+from ctadam.training.stack import Layout, StackedKAdam, StackedUnsmoothed
 
 #: Columns a table of points must have; any other column is carried through to the result.
 POINT_COLUMNS = ("run", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dtype", "seed", "steps")
-#: What they may have besides, and what stands for a column that is not there: k-Adam's stages, and the norm to which a
-#: run's gradient is clipped.
-OPTIONAL_COLUMNS = {"k": 1, "stages": "inverse-exp", "clip": math.inf}
+#: What they may have besides, and what stands for a column that is not there: k-Adam's stages; the norm to which a run's
+#: gradient is clipped; or another optimizer. Of the variant with the unsmoothed second normalization and of torch's own,
+#: ``k`` and ``stages`` are not read.
+OPTIONAL_COLUMNS = {"k": 1, "stages": "inverse-exp", "clip": math.inf, "optimizer": "kadam"}
+OPTIMIZERS = ("kadam", "unsmoothed", *PEERS)
 STATE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 #: On a CPU, the runs of a chunk may together have this many parameters and numbers put out by layers: beyond it, what one
@@ -87,7 +90,7 @@ def chunk_size(task, device):
 class _Recorder:
     """Per-step records, kept on the device: nothing in a step waits for it, and the optimizer's state is not read."""
 
-    def __init__(self, layout, start, steps, watch, which, lr):
+    def __init__(self, layout, start, steps, watch, which, lr, scored=False):
         device, runs = start.device, len(start)
         self.layout, self.start, self.which = layout, start, which
         self.names = [name.removesuffix(".weight") for name in layout.shapes]
@@ -99,7 +102,8 @@ class _Recorder:
         self.watch = {position[name]: part for name, part in watch.items()}
         self.last_seen = torch.full((int(which.max()) + 1, int(self.first[-1])), -1, device=device)
         self.integers = torch.full((steps, 2, runs), -1, dtype=torch.int64, device=device)
-        self.numbers = torch.full((steps, 6, runs), math.nan, dtype=torch.float64, device=device)
+        #: The last are what the tests give: their loss, and the score where there is one.
+        self.numbers = torch.full((steps, 7 if scored else 6, runs), math.nan, dtype=torch.float64, device=device)
         self.step = -1
 
     def see(self, step, batch):
@@ -126,8 +130,8 @@ class _Recorder:
         numbers[3] = torch.stack(torch.aminmax(params - self.start, dim=1)).abs_().amax(0)
         numbers[4] = loss
 
-    def test(self, loss):
-        self.numbers[self.step, 5] = loss
+    def test(self, values):
+        self.numbers[self.step, 5:] = values
 
     def finite(self):
         """Whether all is finite in each run up to this step. Waits for the device."""
@@ -141,6 +145,7 @@ class _Recorder:
         keep = int(bad.argmax()) + 1 if bad.any() else len(bad)
         numbers, (row, unseen) = numbers[:keep], integers[:keep].T
         holder = np.searchsorted(self.first, row, side="right") - 1
+        score = {"test_score": numbers[:, 6]} if numbers.shape[1] > 6 else {}
         return pd.DataFrame(
             {
                 "step": np.arange(keep, dtype=np.int32),
@@ -153,6 +158,7 @@ class _Recorder:
                 "displacement_max": numbers[:, 3],
                 "train_loss": numbers[:, 4],
                 "test_loss": numbers[:, 5],
+                **score,
                 "diverged_at": np.int32(keep - 1 if bad.any() else -1),
             }
         )
@@ -182,11 +188,15 @@ class _Gradient:
         def loss(parameters, inputs, targets):
             return task.loss(functional_call(model, parameters, (inputs,)), targets)
 
-        self.one = loss
+        def tests(parameters, inputs, targets):
+            outputs = functional_call(model, parameters, (inputs,))
+            return torch.stack([measure(outputs, targets) for measure in (task.loss, task.score) if measure])
+
+        self.one, self.tests = loss, tests
         self.batched = batched
         if batched:
             self.many = vmap(grad_and_value(loss))
-            self.many_tests = vmap(loss, in_dims=(0, None, None))
+            self.many_tests = vmap(tests, in_dims=(0, None, None), out_dims=1)
         else:
             # Views of the row that autograd takes for leaves.
             self.views = {name: view[0].requires_grad_() for name, view in self.views.items()}
@@ -207,13 +217,34 @@ class _Gradient:
 
     @torch.no_grad()
     def test(self):
-        loss = self.many_tests if self.batched else self.one
+        """Loss and score, shape (1 or 2, runs)."""
+        tests = self.many_tests if self.batched else lambda *arguments: self.tests(*arguments)[:, None]
         # One after the other: the order of a sum over a stack may depend on how many runs there are.
-        return sum(loss(self.views, x, y) for x, y in zip(*self.task.test, strict=True)) / len(self.task.test[0])
+        return sum(tests(self.views, x, y) for x, y in zip(*self.task.test, strict=True)) / len(self.task.test[0])
+
+
+def _optimizer(points, params, state_dtype, steps):
+    """The optimizer of a chunk, on the rows of ``params``."""
+    name = points["optimizer"].iloc[0]
+    if name in PEERS:
+        return StackedPeer(name, params, points.to_dict("records"))
+    common = {
+        "lr": points["lr"].tolist(),
+        "weight_decay": points["weight_decay"].tolist(),
+        "eps": float(points["eps"].iloc[0]),
+        "state_dtype": state_dtype,
+    }
+    if name == "unsmoothed":
+        return StackedUnsmoothed(params, betas=points[["beta1", "beta2"]].to_numpy().tolist(), **common)
+    stages = [
+        stage_betas(stages, int(k), betas=(float(beta1), float(beta2)))
+        for stages, k, beta1, beta2 in points[["stages", "k", "beta1", "beta2"]].itertuples(index=False)
+    ]
+    return StackedKAdam(params, stages=stages, steps=steps, **common)
 
 
 def _train_chunk(points, task, device, batched, progress):
-    """The tables of one chunk's runs: rows that agree in steps, eps, state_dtype and k."""
+    """The tables of one chunk's runs: rows that agree in optimizer, steps, eps, state_dtype and k."""
     common = points.iloc[0]
     steps, state_dtype = int(common["steps"]), STATE_DTYPES[common["state_dtype"]]
     seeds, which = np.unique(points["seed"], return_inverse=True)
@@ -230,19 +261,8 @@ def _train_chunk(points, task, device, batched, progress):
     draws = [torch.randint(task.examples, (steps, task.batch), generator=order) for _, order in sources]
     draws = torch.stack(draws, 1).to(device)
     which = torch.from_numpy(which).to(device)
-    optimizer = StackedKAdam(
-        params,
-        stages=[
-            stage_betas(stages, int(k), betas=(float(beta1), float(beta2)))
-            for stages, k, beta1, beta2 in points[["stages", "k", "beta1", "beta2"]].itertuples(index=False)
-        ],
-        lr=points["lr"].tolist(),
-        weight_decay=points["weight_decay"].tolist(),
-        eps=float(common["eps"]),
-        state_dtype=state_dtype,
-        steps=steps,
-    )
-    recorder = _Recorder(layout, start, steps, task.watch, which, points["lr"].tolist())
+    optimizer = _optimizer(points, params, state_dtype, steps)
+    recorder = _Recorder(layout, start, steps, task.watch, which, points["lr"].tolist(), task.score is not None)
     clip = torch.tensor(points["clip"].to_numpy(), dtype=torch.float32, device=device)
     gradient = _Gradient(task, models[0].to(device), layout, params, grad, clip, batched)
     for step in range(steps):
@@ -272,6 +292,11 @@ def _check(points):
     unknown = set(points["state_dtype"]) - set(STATE_DTYPES)
     if unknown:
         raise ValueError(f"unknown state_dtype {unknown.pop()!r}; known: {', '.join(STATE_DTYPES)}")
+    unknown = set(points["optimizer"]) - set(OPTIMIZERS)
+    if unknown:
+        raise ValueError(f"unknown optimizer {unknown.pop()!r}; known: {', '.join(OPTIMIZERS)}")
+    if (points["optimizer"].isin(PEERS) & (points["state_dtype"] != "float32")).any():
+        raise ValueError("torch's optimizers keep their state in float32, as the parameters")
     for column, good, rule in (
         ("lr", points["lr"] > 0, "above 0"),
         ("weight_decay", points["weight_decay"] >= 0, "at least 0"),
@@ -284,7 +309,7 @@ def _check(points):
 
 
 def train(points, *, task, device, chunk=None, progress=lambda amount: None):
-    """Train the task's model once per point with k-Adam and record every step.
+    """Train the task's model once per point, with k-Adam or an optimizer of torch's, and record every step.
 
     The update recorded at step n = 0, 1, … is u_n of θ_{n+1} = θ_n − η(λθ_n + u_n); parameters are recorded after it. On
     a CPU the result does not depend, to the last bit, on which points are trained together, if ``chunk`` is the same.
@@ -292,8 +317,8 @@ def train(points, *, task, device, chunk=None, progress=lambda amount: None):
     Args:
         points: DataFrame, a row a run, with the columns `POINT_COLUMNS` (``beta1``, ``beta2`` are the paper's γ and β;
             ``state_dtype`` is ``"float32"`` or ``"float64"``) and those of `OPTIONAL_COLUMNS` (see
-            `ctadam.optim.stage_betas`; ``clip``: global norm to which the gradient is clipped, inf for none); further
-            columns are carried through.
+            `ctadam.optim.stage_betas`; ``clip``: global norm to which the gradient is clipped, inf for none;
+            ``optimizer``: one of `OPTIMIZERS`); further columns are carried through.
         task: `Task`.
         device: `torch.device`.
         chunk: runs trained at a time; `chunk_size` by default.
@@ -306,7 +331,8 @@ def train(points, *, task, device, chunk=None, progress=lambda amount: None):
           hold it; ``unseen``: for a parameter that the task watches, steps since that row's token was last seen, n + 1
           if never; −1 for others;
         - ``param_max`` ‖θ‖_∞, ``param_norm`` ‖θ‖₂, ``displacement_max`` ‖θ − θ_0‖_∞;
-        - ``train_loss`` (before the step), ``test_loss`` (after it; NaN where not taken), in the task's unit;
+        - ``train_loss`` (before the step), ``test_loss`` (after it; NaN where not taken), in the task's unit; where the
+          task has a score, ``test_score``, taken with the test loss;
         - ``diverged_at``: the first step at which something was not finite, the last row of its run; −1 if none.
 
     Raises:
@@ -318,7 +344,7 @@ def train(points, *, task, device, chunk=None, progress=lambda amount: None):
     # The kernel of batched convolutions changes with their number, so there the last chunk is filled up.
     fill = chunk > 1 and _has_convolutions(task.build(torch.Generator()))
     tables = {}
-    for _, group in full.groupby(["steps", "eps", "state_dtype", "k"], sort=False):
+    for _, group in full.groupby(["optimizer", "steps", "eps", "state_dtype", "k"], sort=False):
         for first in range(0, len(group), chunk):
             rows = group.iloc[first : first + chunk]
             trained = rows.iloc[np.minimum(np.arange(chunk), len(rows) - 1)] if fill else rows

@@ -6,7 +6,7 @@ The parameters of a run are one row. The arithmetic is that of `ctadam.optim.ari
 
 import torch
 
-from ctadam.optim.arithmetic import average_, bias_corrections, denominator, stage_update
+from ctadam.optim.arithmetic import average_, bias_corrections, denominator, stage_update, unsmoothed_update_
 
 # Tensors start at multiples of this many elements: kernels may sum in another order at another alignment.
 _ALIGNMENT = 16
@@ -93,4 +93,31 @@ class StackedKAdam:
         if target is not self.params:
             self.params.copy_(target)
         self.count += 1
+        return change
+
+
+class StackedUnsmoothed:
+    """The variant of 2-Adam with the unsmoothed second normalization (`unsmoothed_update_`), β₂ of the second average being β.
+
+    Args:
+        params, lr, weight_decay, eps, state_dtype: as in `StackedKAdam`.
+        betas: R pairs (beta1, beta2), floats.
+    """
+
+    def __init__(self, params, *, betas, lr, weight_decay, eps, state_dtype):
+        self.params, self.eps, self.count = params, eps, 0
+        self.averages = torch.zeros((3, *params.shape), dtype=state_dtype, device=params.device)
+        beta1, beta2 = torch.tensor(betas, dtype=torch.float64, device=params.device).T[..., None]
+        self.decays = {"beta1": beta1, "beta2": beta2, "second_beta2": beta2}
+        lr, weight_decay = (
+            torch.tensor(x, dtype=torch.float64, device=params.device)[:, None] for x in (lr, weight_decay)
+        )
+        self.minus_lr, self.keep = -lr.to(state_dtype), (1 - lr * weight_decay).to(state_dtype)
+
+    def step(self, grad):
+        """As `StackedKAdam.step`."""
+        self.count += 1
+        change = unsmoothed_update_(grad, *self.averages, float(self.count), **self.decays, eps=self.eps)
+        change.mul_(self.minus_lr)
+        self.params.copy_(self.params.to(change.dtype) * self.keep + change)
         return change

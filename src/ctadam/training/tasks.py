@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctadam.data.text import batches, windows
+from ctadam.errors import ArtifactError
+from ctadam.models.cnn import CNN
 from ctadam.models.transformer import Transformer
 
 # The test examples are the same for every run of every experiment, whatever the run's seed.
@@ -28,6 +30,7 @@ class Task:
         loss: ``(outputs, targets)`` of one batch to a scalar.
         test: ``(inputs, targets)``, each of shape (test batches, batch, ...); the test loss is the mean over them.
         test_every: steps between test losses; the last step always has one.
+        score: what is taken beside the test loss, from the same arguments as ``loss``: the accuracy, or nothing.
         watch: parameters whose rows belong to tokens, and whose tokens: 0 for the inputs, 1 for the targets.
     """
 
@@ -38,6 +41,7 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor]
     test: tuple[Tensor, Tensor]
     test_every: int
+    score: Callable[[Tensor, Tensor], Tensor] | None = None
     watch: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -100,4 +104,62 @@ def classification(train, test, *, build, batch, test_every, device):
         loss=F.cross_entropy,
         test=tuple(part[None].to(device) for part in test),
         test_every=test_every,
+    )
+
+
+def accuracy(outputs, targets):
+    """The part of the targets that have the largest output."""
+    return (outputs.argmax(-1) == targets).float().mean()
+
+
+def images(data, *, channels, norm, batch, shift, flip, test_batch, test_every, device):
+    """Classification of images, moved and mirrored at random, by a `CNN`: cross-entropy in nats and the test accuracy.
+
+    An example is an image in one of its variants, so that one number drawn from the run's generator says both; the images
+    are moved and mirrored on the device as a batch is read. Pixels are normalized by the training set's mean and
+    deviation in each channel.
+
+    Args:
+        data: `ctadam.data.images.Images`.
+        channels, norm: of the `CNN`.
+        batch, test_every: see `Task`.
+        shift: largest shift in pixels, in both directions; what comes in from outside is black.
+        flip: whether half of the examples are mirrored, left for right.
+        test_batch: images in a test batch; of the test set, as many as fill whole batches are used.
+        device: where the data are kept, as bytes.
+    """
+    pixels, labels = (part.to(device) for part in data.train)
+    _, depth, height, width = pixels.shape
+    side, mirrors = 2 * shift + 1, 2 if flip else 1
+    places = side * side * mirrors
+    deviation, mean = torch.std_mean(pixels.double(), dim=(0, 2, 3), keepdim=True)
+    mean, deviation = mean[0].float(), deviation[0].clamp(min=1.0).float()
+    padded = F.pad(pixels, (shift,) * 4)
+    channel = torch.arange(depth, device=device)[:, None, None]
+    row, column = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
+
+    def read(numbers):
+        image, variant = numbers[..., None, None, None] // places, numbers[..., None, None, None] % places
+        place, mirrored = variant // mirrors, variant % mirrors
+        across = torch.where(mirrored == 1, width - 1 - column, column) + place % side
+        found = padded[image, channel, row + place // side, across]
+        return (found - mean) / deviation, labels[image[..., 0, 0, 0]]
+
+    def build(generator):
+        size = {"height": height, "width": width}
+        return CNN(inputs=depth, **size, channels=channels, classes=len(data.classes), norm=norm, generator=generator)
+
+    count = len(data.test[1]) // test_batch
+    if not count:
+        raise ArtifactError(f"test_batch: {test_batch} is more than the {len(data.test[1])} test images")
+    inputs, targets = (part[: count * test_batch].unflatten(0, (count, test_batch)).to(device) for part in data.test)
+    return Task(
+        build=build,
+        examples=len(labels) * places,
+        batch=batch,
+        read=read,
+        loss=F.cross_entropy,
+        test=((inputs - mean) / deviation, targets),
+        test_every=test_every,
+        score=accuracy,
     )
