@@ -4,7 +4,7 @@ import pytest
 import torch
 from common import give_grads
 
-from ctadam.optim import KAdam, kadam_update_, stage_, stage_betas
+from ctadam.optim import KAdam, kadam_update_, stage_, stage_betas, unsmoothed_update_
 
 
 def _zeros(like, k):
@@ -76,3 +76,44 @@ def test_float16_needs_no_larger_eps():
     param.grad = torch.tensor([0.0, 1.0, -2.0], dtype=torch.float16)
     KAdam([param], lr=0.5, k=1).step()
     assert param.tolist() == [1.0, 0.5, 1.5]
+
+
+def _by_sums(grads, *, beta1, beta2, second_beta2):
+    """The unsmoothed variant's last update from whole sums, in Python floats: no recursion, no in-place operation."""
+
+    def average(values, beta):
+        weights = [beta ** (len(values) - 1 - j) for j in range(len(values))]
+        return sum(w * x for w, x in zip(weights, values, strict=True)) / sum(weights)
+
+    unsmoothed = [g / average([x * x for x in grads[: n + 1]], beta2) ** 0.5 for n, g in enumerate(grads)]
+    update = average(grads, beta1) / average([g * g for g in grads], beta2) ** 0.5
+    return update / average([h * h for h in unsmoothed], second_beta2) ** 0.5
+
+
+def test_the_unsmoothed_variant_is_what_its_sums_say():
+    """Runs with decays of their own beside each other."""
+    decays = [(0.9, 0.999, 0.98), (0.0, 0.9, 0.5), (0.99, 0.95, 0.999)]
+    column = torch.tensor(decays, dtype=torch.float64).T[..., None]
+    grads = torch.randn(25, 3, 4, dtype=torch.float64)
+    averages = [torch.zeros(3, 4, dtype=torch.float64) for _ in range(3)]
+    for n, grad in enumerate(grads, start=1):
+        update = unsmoothed_update_(
+            grad.clone(), *averages, n, beta1=column[0], beta2=column[1], second_beta2=column[2], eps=0.0
+        )
+        for run, (beta1, beta2, second_beta2) in enumerate(decays):
+            series = grads[:n, run, 0].tolist()
+            expected = _by_sums(series, beta1=beta1, beta2=beta2, second_beta2=second_beta2)
+            assert update[run, 0].item() == pytest.approx(expected, rel=1e-11)
+
+
+def test_without_momentum_the_unsmoothed_variant_is_2_adam_and_with_it_is_not():
+    for beta1, same in ((0.0, True), (0.9, False)):
+        averages, second = _zeros(torch.zeros(6, dtype=torch.float64), 2), torch.zeros(6, dtype=torch.float64)
+        first = [torch.zeros_like(second), torch.zeros_like(second)]
+        for n in range(1, 30):
+            grad = torch.randn_like(second)
+            grad[0] = 0  # no update without a gradient
+            expected = kadam_update_(grad, *averages, n, stages=[(beta1, 0.99), (0.0, 0.9)], eps=1e-8)
+            update = unsmoothed_update_(grad, *first, second, n, beta1=beta1, beta2=0.99, second_beta2=0.9, eps=1e-8)
+        assert update[0] == 0 == expected[0]
+        assert torch.allclose(update[1:], expected[1:], rtol=1e-12, atol=0) == same

@@ -110,3 +110,26 @@ def kadam_update_(grad, exp_avgs, exp_avg_sqs, step, *, stages, eps):
         denom, bias_correction1 = stage_(update, exp_avg, exp_avg_sq, step, beta1=beta1, beta2=beta2, eps=eps)
         update = stage_update(exp_avg, denom, bias_correction1)
     return update
+
+
+def unsmoothed_update_(grad, exp_avg, exp_avg_sq, second_avg_sq, step, *, beta1, beta2, second_beta2, eps):
+    """A variant of 2-Adam: the second normalization by the unsmoothed update, u = (m̂ / √v̂) / √ŵ. A new tensor.
+
+    Stage 1 is Adam's. 2-Adam with γ₂ = 0 divides its update by the root of an average of the update's own square; this
+    one averages (g / √v̂)² instead, without the momentum: w ← β₂ w + (1−β₂) (g / (√v̂ + ε))². That is what the norm of a
+    scale-invariant weight under Adam does (derived for this artifact, `ctadam.theory.scale_invariance`). With beta1 = 0
+    the two are the same. All averages are advanced in place and corrected for their start at zero.
+
+    Args:
+        grad: any shape; real.
+        exp_avg, exp_avg_sq, second_avg_sq: m, v and w before this step; shape and dtype of `grad`.
+        step: as in `stage_`.
+        beta1, beta2: decays of stage 1, as in `stage_`.
+        second_beta2: decay of w, likewise.
+        eps: as in `stage_`, in both denominators.
+    """
+    denom, bias_correction1 = stage_(grad, exp_avg, exp_avg_sq, step, beta1=beta1, beta2=beta2, eps=eps)
+    unsmoothed = grad / denom
+    # As a stage without momentum, whose first average is its input.
+    second, _ = stage_(unsmoothed, unsmoothed, second_avg_sq, step, beta1=0.0, beta2=second_beta2, eps=eps)
+    return stage_update(exp_avg, denom, bias_correction1).div_(second)
