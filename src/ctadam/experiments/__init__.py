@@ -18,6 +18,7 @@ EXPERIMENTS = {
     "growth": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
     "quadratic": ("determinism.py", "optim", "theory/stability.py"),
     "tightness": ("determinism.py", "optim", "theory/stability.py"),
+    "norms": ("data", "determinism.py", "models", "optim", "theory", "training"),
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 FIGURES = {
     "fig1": ("fig1_trajectory", ("trajectory",)),
     "fig2": ("fig2_stability", ("growth",)),
+    "fig4": ("fig4_norms", ("norms",)),
     "fig6": ("fig6_quadratic", ("quadratic",)),
     "fig7": ("fig7_tightness", ("growth", "quadratic", "tightness")),
 }
