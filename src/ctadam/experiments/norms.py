@@ -11,7 +11,7 @@ variants share one table:
     batches, but with the norms of its weights held fixed, by each of `OPPONENTS`: how far they are from AdamW in direction, in
     function and in loss. Theory gives them the learning rate, and the decay of the second average, that stand for AdamW's.
 
-The laws are advanced here step by step, while each update is at hand, because ten thousand steps leave a row in ten.
+The laws are advanced here, while each update is at hand, and not later from records: most steps leave none.
 """
 
 import dataclasses
@@ -36,6 +36,8 @@ from ctadam.training import classification, language
 from ctadam.training.ensemble import generators
 from ctadam.training.stack import Layout
 
+#: How many digits, the last ones, are the test.
+_TEST = 360
 BATCHINGS = ("minibatch", "full")
 #: What the weights of fixed norm are trained by, and how many averages of a parameter's shape it keeps: Adam without a second
 #: stage; 2-Adam with γ₂ = 0, elementwise; its variant that averages the unsmoothed update; 2-Adam with the learning rate of
@@ -73,49 +75,33 @@ def points(parameters):
     return table
 
 
-def _digits(settings, build, *, shape, device):
-    """The digits as a task: the first part is learnt, the last 360 are the test."""
-    digits = load_digits()
-    images, cut = digits.images.view(-1, *shape), len(digits.labels) - 360
-    task = classification(
-        (images[:cut], digits.labels[:cut]), (images[cut:], digits.labels[cut:]),
-        build=build, batch=settings["batch"], test_every=1, device=device,
-    )  # fmt: skip
-    return task, {"digits": digits.sha256}
-
-
 def _task(name, settings, device):
     """The task of a model, and the sha256 of its data."""
     if name == "transformer":
         size = settings["model"]
         corpus = load_corpus(settings["text"], tokenization="characters", test_fraction=0.1, context=size["context"])
         task = language(corpus, **size, batch=settings["batch"], test_batches=1, test_every=1, device=device)
-        return dataclasses.replace(
-            task,
-            build=lambda generator: Transformer(
-                vocabulary=len(corpus.vocabulary), **size, qk_norm=True, generator=generator
-            ),
-        ), {settings["text"]: corpus.sha256}
-    if name == "cnn":
-        return _digits(
-            settings,
-            lambda generator: CNN(
-                inputs=1, size=8, channels=settings["channels"], classes=10, norm=True, generator=generator
-            ),
-            shape=(1, 8, 8), device=device,
-        )  # fmt: skip
-    if name == "linear":
 
         def build(generator):
+            return Transformer(vocabulary=len(corpus.vocabulary), **size, qk_norm=True, generator=generator)
+
+        return dataclasses.replace(task, build=build), {settings["text"]: corpus.sha256}
+
+    def build(generator):
+        if name == "cnn":
+            return CNN(inputs=1, size=8, channels=settings["channels"], classes=10, norm=True, generator=generator)
+        if name == "linear":
             return NormalizedLinear(features=64, classes=10, scale=settings["scale"], generator=generator)
-
-    else:
         size = {key: settings[key] for key in ("width", "depth")}
+        return MLP(features=64, classes=10, **size, normalize=True, generator=generator)
 
-        def build(generator):
-            return MLP(features=64, classes=10, **size, normalize=True, generator=generator)
-
-    return _digits(settings, build, shape=(64,), device=device)
+    digits = load_digits()
+    images = digits.images.view(-1, *((1, 8, 8) if name == "cnn" else (64,)))
+    task = classification(
+        (images[:-_TEST], digits.labels[:-_TEST]), (images[-_TEST:], digits.labels[-_TEST:]),
+        build=build, batch=settings["batch"], test_every=1, device=device,
+    )  # fmt: skip
+    return task, {"digits": digits.sha256}
 
 
 class _Problem:
@@ -146,12 +132,12 @@ class _Problem:
                 view[0].copy_(built.get_parameter(view_name).detach())
         which = torch.from_numpy(which)
         self.start = start[which].to(device)
-        #: Examples of each seed: (steps, seeds, batch), and those of the full batch (seeds, examples).
         draws, whole = [], []
         for _, order in sources:
             draws.append(torch.randint(self.task.examples, (steps, self.task.batch), generator=order))
             whole.append(torch.randperm(self.task.examples, generator=order)[:full])
         self.which = which.to(device)
+        #: Example numbers of every step, a batch a seed; or the examples of the full batch, a batch a run.
         self.draws, self.whole = torch.stack(draws, 1).to(device), None
         if points["batching"].iloc[0] == "full":
             self.whole = tuple(part[self.which] for part in self.task.read(torch.stack(whole).to(device)))

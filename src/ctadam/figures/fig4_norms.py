@@ -4,23 +4,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ctadam.figures import style
 from ctadam.store import read_csv, read_runs
 
+_SETS = sns.color_palette("colorblind").as_hex()
 #: The laws in the order of the legend: name, colour, line, marker.
 LAWS = {
     "paper": (r"paper: $\|u\|^2$", style.COLORS["paper"], "--", "o"),
-    "unsmoothed": (r"unsmoothed: $\|g/\!\sqrt{v}\|^2$", "#de8f05", "-.", "s"),
+    "unsmoothed": (r"unsmoothed: $\|g/\!\sqrt{v}\|^2$", _SETS[1], "-.", "s"),
     "inertial": (r"inertial: from $\|u\|^2$ and $\gamma$", style.COLORS["exact"], "-", "^"),
 }
 #: What the weights of fixed norm are trained by, in the order of the legend.
 OPPONENTS = {
     "adam": ("Adam", "0.35", ":", "x"),
     "2adam": (r"2-Adam, $\gamma_2=0$", style.COLORS["paper"], "--", "o"),
-    "unsmoothed": (r"… averaging $(g/\!\sqrt{v})^2$", "#de8f05", "-.", "s"),
+    "unsmoothed": (r"… averaging $(g/\!\sqrt{v})^2$", _SETS[1], "-.", "s"),
     "inertial": (r"… rate over $\sqrt{(1+\gamma)/(1-\gamma)}$", style.COLORS["exact"], "-", "^"),
-    "tensor": ("… and one number a weight", "#029e73", (0, (5, 1, 1, 1, 1, 1)), "D"),
+    "tensor": ("… and one number a weight", _SETS[2], (0, (5, 1, 1, 1, 1, 1)), "D"),
 }
 BATCHINGS = {"minibatch": "-", "full": "--"}
 MODEL_MARKERS = {"transformer": "o", "cnn": "s", "mlp": "^", "linear": "D"}
@@ -36,7 +38,7 @@ def draw(results):
         on="run",
     )
     laws, pairs = table[table["variant"] == "law"], table[table["variant"] == "pair"]
-    figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 4.9), layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 5.1), layout="constrained")
     _along(axes[0, 0], runs, laws)
     _errors(axes[0, 1], laws)
     _cosines(axes[0, 2], runs)
@@ -80,7 +82,16 @@ def _along(ax, runs, laws):
         )  # fmt: skip
     ax.annotate("measured", (0.03, 0.94), xycoords="axes fraction", fontsize=6.5, color="0.45")
     ax.set(xlabel="step $n$", ylabel=r"$\|W_n\|^2$", xlim=(0, records["step"].max()))
-    ax.set_title(f"QK-norm, $\\gamma={gamma:g}$, $\\eta={chosen['lr']:g}$")
+    ax.set_title(f"queries, $\\gamma={gamma:g}$")
+
+
+def _log_axis(ax):
+    """A logarithmic y-axis with few and plain numbers."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _gamma_axis(ax, gammas):
@@ -102,7 +113,8 @@ def _errors(ax, laws):
             np.arange(len(gammas)) + (i - 1) * 0.16, medians, ls=line, color=color, marker=marker, ms=4, mfc="w", zorder=2
         )  # fmt: skip
     ax.axhline(0.05, color="0.6", lw=0.7, ls=":", zorder=0)
-    ax.set(yscale="log", ylabel=r"largest error of $\|W\|^2$, relative", title="all runs and medians")
+    ax.set(ylabel=r"largest error of $\|W\|^2$", title="norm laws, all runs")
+    _log_axis(ax)
     _gamma_axis(ax, gammas)
 
 
@@ -116,8 +128,10 @@ def _cosines(ax, runs):
         ax.plot(mean.index, mean, marker=marker, ms=3.5, mfc="w", color=color, label=rf"$\gamma={gamma:g}$")
     chance = (cosines["dimension"] * cosines["random_cosine"] ** 2).groupby(cosines["lag"]).mean() ** 0.5
     ax.plot(chance.index, chance, ":", color="0.3", label="random")
-    ax.set(xscale="log", yscale="log", xlabel=r"steps since the gradient, $t-\tau$", title="Assumption 1")
-    ax.set_ylabel(r"$\cos(W(t),\,g(\tau))\cdot\!\sqrt{d}$, r.m.s.")
+    ax.set(
+        xlabel=r"age of the gradient, $t-\tau$", ylabel=r"$\sqrt{d}\,\cos(W(t),g(\tau))$, r.m.s.", title="Assumption 1"
+    )
+    _log_axis(ax)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.legend(loc="lower right", handlelength=1.4, labelspacing=0.25, borderpad=0.1)
@@ -151,7 +165,8 @@ def _angles(ax, laws):
         if model in set(steady["model"])
     ]
     ax.legend(handles=handles, loc="lower left", labelspacing=0.2, handlelength=1.4, borderpad=0.1, fontsize=6)
-    ax.set(yscale="log", ylabel=r"angle per step / $\sqrt{2\eta\lambda}$", title="turning in the steady state")
+    ax.set(ylabel=r"angle per step / $\sqrt{2\eta\lambda}$", title="steady turning")
+    _log_axis(ax)
     _gamma_axis(ax, gammas)
 
 
@@ -174,7 +189,8 @@ def _distances(ax, runs, pairs):
             mean.index, mean, ls=line, color=color, marker=marker, ms=3.5, mfc="w", lw=1, markevery=max(1, len(mean) // 6)
         )  # fmt: skip
     one = shown.iloc[0]
-    ax.set(yscale="log", xlabel="step $n$", xlim=(0, records["step"].max()))
+    ax.set(xlabel="step $n$", xlim=(0, records["step"].max()))
+    _log_axis(ax)
     ax.set_ylabel(r"$\|\hat W_{\mathrm{fixed}}-\hat W_{\mathrm{AdamW}}\|$")
     ax.set_title(f"$\\gamma={gamma:g}$, $\\eta={one['lr']:g}$, $\\lambda={one['weight_decay']:g}$")
 
@@ -187,5 +203,6 @@ def _over_gamma(ax, pairs):
     for name, (_, color, line, marker) in OPPONENTS.items():
         ratio = (felt[f"direction_{name}"] / felt["direction_adam"]).groupby(felt["beta1"])
         ax.plot(range(len(gammas)), ratio.median(), ls=line, color=color, marker=marker, ms=4, mfc="w")
-    ax.set(yscale="log", ylabel="distance / Adam's", title="all settings, median")
+    ax.set(ylabel="distance / Adam's", title="all settings, median")
+    _log_axis(ax)
     _gamma_axis(ax, gammas)
