@@ -66,7 +66,7 @@ def test_weights_are_scale_invariant_to_rounding(parameters, name):
             scaled[parameter][rows] *= scale
             scaled[parameter].requires_grad_()
             again = loss(scaled)
-            assert again.item() == pytest.approx(float(value), rel=1e-12)
+            assert again.item() == pytest.approx(value.item(), rel=1e-12)
             (turned,) = torch.autograd.grad(again, scaled[parameter])
             torch.testing.assert_close(turned[rows] * scale, grad, rtol=1e-9, atol=1e-13)
     others = {key: value for key, value in start.items() if key not in {parameter for parameter, _ in found.values()}}
@@ -147,7 +147,7 @@ def test_the_paper_law_and_what_it_leaves_out(smoke):
     records = read_runs(smoke, "norms").query("record == 'norm' and beta1 == 0")
     for law in ("unsmoothed", "inertial"):
         np.testing.assert_allclose(records[f"law_{law}"], records["law_paper"], rtol=1e-12)
-    np.testing.assert_allclose(records["law_paper"] + records["coarse_share"], records["norm_sq"], rtol=1e-10)
+    np.testing.assert_allclose(records["law_paper"] + records["coarse_share"], records["norm_sq"], rtol=1e-9)
     assert records["gradient_cosine"].abs().max() < 1e-12
     assert (records["turned_paper"] > 0).sum() == (records["step"] > 0).sum()
 

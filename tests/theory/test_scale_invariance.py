@@ -171,6 +171,23 @@ def test_the_law_in_closed_form_once_the_bias_correction_is_over(run):
         np.testing.assert_allclose(z[1:], z[:-1] + lr**2 * grown[late][:-1], rtol=1e-10)
 
 
+def test_what_the_radial_part_adds_is_exact_for_constant_v():
+    """A weight whose gradients are not orthogonal to it: with ⟨W, g⟩ as it is the recursion is exact, without it is not."""
+    rng, rates = np.random.default_rng(0), {"lr": 0.01, "weight_decay": 0.5}
+    weight, average = rng.standard_normal(20), np.zeros(20)
+    with_it, without = (weight @ weight, 0.0), (weight @ weight, 0.0)
+    for n in range(300):
+        gradient = rng.standard_normal(20) + 0.3 * weight
+        average = 0.9 * average + 0.1 * gradient
+        update, gamma = average / (1 - 0.9 ** (n + 1)), s.momentum(0.9, n)
+        same = {"update_sq": update @ update, "share": gamma, **rates}
+        with_it = s.inertial_step(*with_it, radial=(1 - gamma) * (weight @ gradient), **same)
+        without = s.inertial_step(*without, **same)
+        weight = (1 - 0.01 * 0.5) * weight - 0.01 * update
+    assert with_it[0] == pytest.approx(weight @ weight, rel=1e-11)
+    assert abs(without[0] / (weight @ weight) - 1) > 0.5
+
+
 def test_the_unsmoothed_law_needs_orthogonal_gradients_and_the_inertial_does_not():
     """Momentum, no decay: with noise alone both hold and the paper's law does not; without noise only the inertial does."""
     off = {}

@@ -56,18 +56,23 @@ def points(parameters):
     """The table of runs: ``run``, ``variant``, ``model``, ``batching``, ``beta1``, ``beta2``, ``lr``, ``weight_decay``,
     ``seed``, ``steps``. A run of variant ``pair`` is AdamW and its opponents together."""
     parts = []
-    for variant, models in (("law", parameters["models"]), ("pair", parameters["pair"]["models"])):
-        for model in models:
+    groups = [("law", model) for model in parameters["models"]] + [
+        ("pair", model) for model in parameters["pair"]["models"]
+    ]
+    for batching in BATCHINGS:
+        for variant, model in groups:
             settings = _settings(parameters, variant, model)
-            part = pd.DataFrame({"variant": [variant], "model": model, "steps": settings["steps"]})
+            part = pd.DataFrame(
+                {"variant": [variant], "model": model, "batching": batching, "steps": settings["steps"]}
+            )
             decays = [decay for decay in settings["weight_decays"] if variant == "law" or decay > 0]
             for name, values in (
-                ("seed", settings["seeds"]), ("batching", list(BATCHINGS)), ("beta1", parameters["beta1s"]),
-                ("lr", settings["lrs"]), ("weight_decay", decays),
+                ("seed", settings["seeds"]), ("beta1", parameters["beta1s"]), ("lr", settings["lrs"]), ("weight_decay", decays),
             ):  # fmt: skip
                 part = part.merge(pd.DataFrame({name: values}), how="cross")
             parts.append(part)
-    table = pd.concat(parts, ignore_index=True).assign(beta2=parameters["beta2"])
+    # Dealt like cards to a number of shards that divides twelve, the runs that are trained together stay together.
+    table = pd.concat(parts).sort_index(kind="stable").assign(beta2=parameters["beta2"])
     table = table[["variant", "model", "batching", "beta1", "beta2", "lr", "weight_decay", "seed", "steps"]].astype(
         {"beta1": float, "lr": float, "weight_decay": float}
     )
@@ -191,7 +196,8 @@ class _LawRecorder:
         )
         start = self._each(theta, theta)
         self.laws = {law: start.clone() for law in theory.LAWS}
-        self.overlap, self.coarse, self.second_moment = (torch.zeros_like(start) for _ in range(3))
+        self.complete = start.clone()
+        self.overlap, self.complete_overlap, self.second_moment = (torch.zeros_like(start) for _ in range(3))
         self.turned, self.turned_paper = torch.zeros_like(start), torch.zeros_like(start)
         self.rows = {}
 
@@ -207,8 +213,8 @@ class _LawRecorder:
         if keep:
             self.rows[n] = torch.stack(
                 [
-                    norm_sq, *(self.laws[law] for law in theory.LAWS), self.coarse, update_sq, unsmoothed_sq, inner,
-                    inner_unsmoothed, each(theta, gradient) / (norm_sq * each(gradient, gradient)) ** 0.5,
+                    norm_sq, *(self.laws[law] for law in theory.LAWS), self.complete - self.laws["inertial"], update_sq,
+                    unsmoothed_sq, inner, inner_unsmoothed, each(theta, gradient) / (norm_sq * each(gradient, gradient)) ** 0.5,
                     each(update, first) / (update_sq * each(first, first)) ** 0.5, self.turned, self.turned_paper,
                 ]
             )  # fmt: skip
@@ -218,12 +224,13 @@ class _LawRecorder:
         before = self.second_moment
         self.second_moment = torch.stack([second[:, place].mean(1) for place in self.weights.values()])
         self.second_moment /= 1 - self.beta2 ** (n + 1)
-        share = theory.momentum(self.beta1, n) * (before / self.second_moment) ** 0.5
-        self.laws["inertial"], self.overlap = theory.inertial_step(
-            self.laws["inertial"], self.overlap, update_sq=update_sq, share=share, **rates
+        gamma = theory.momentum(self.beta1, n)
+        same = {"update_sq": update_sq, "share": gamma * (before / self.second_moment) ** 0.5, **rates}
+        self.laws["inertial"], self.overlap = theory.inertial_step(self.laws["inertial"], self.overlap, **same)
+        # The same with ⟨W, g/√v⟩ as it is: the difference is what it has added to the norm, being not 0.
+        self.complete, self.complete_overlap = theory.inertial_step(
+            self.complete, self.complete_overlap, radial=(1 - gamma) * inner_unsmoothed, **same
         )
-        # What ⟨W, g/√v⟩ ≠ 0 alone has added to the norm.
-        self.coarse = theory.norm_step(self.coarse, update_sq=0.0, inner=inner_unsmoothed, **rates)
         self.turned_paper = self.turned_paper + theory.angular_step(update_sq=update_sq, norm_sq=norm_sq, lr=self.lr)
 
     def turn(self, before, after):

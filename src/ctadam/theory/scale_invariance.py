@@ -47,7 +47,7 @@ def momentum(beta1, step):
     return beta1 * (1 - beta1**step) / (1 - beta1 ** (step + 1))
 
 
-def inertial_step(norm_sq, overlap, *, update_sq, share, lr, weight_decay):
+def inertial_step(norm_sq, overlap, *, update_sq, share, radial=0.0, lr, weight_decay):
     """One step of the inertial law. Exact if v is one number, changing or not (Assumption 2), since then
     u_n = ρ_n u_{n−1} + (1 − γ_n) g_n/√v̂_n and ⟨W_n, g_n⟩ = 0.
 
@@ -56,12 +56,14 @@ def inertial_step(norm_sq, overlap, *, update_sq, share, lr, weight_decay):
         overlap: ⟨W_n, u_{n−1}⟩, 0 at the first step.
         update_sq: ‖u_n‖².
         share: ρ_n, see `momentum`.
+        radial: (1 − γ_n) ⟨W_n, g_n/√v̂_n⟩, 0 under Assumption 2. With it, what is neglected is that the coordinates of v
+            change at different rates.
         lr, weight_decay: η and λ.
 
     Returns:
         ``(norm_sq, overlap)`` of the next step: ‖W_{n+1}‖² and ⟨W_{n+1}, u_n⟩ = a⟨W_n, u_n⟩ − η‖u_n‖².
     """
-    inner = share * overlap
+    inner = share * overlap + radial
     after = norm_step(norm_sq, update_sq=update_sq, inner=inner, lr=lr, weight_decay=weight_decay)
     return after, (1 - lr * weight_decay) * inner - lr * update_sq
 
