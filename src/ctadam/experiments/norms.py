@@ -94,7 +94,9 @@ def _task(name, settings, device):
 
     def build(generator):
         if name == "cnn":
-            return CNN(inputs=1, size=8, channels=settings["channels"], classes=10, norm=True, generator=generator)
+            return CNN(
+                inputs=1, height=8, width=8, channels=settings["channels"], classes=10, norm=True, generator=generator
+            )
         if name == "linear":
             return NormalizedLinear(features=64, classes=10, scale=settings["scale"], generator=generator)
         size = {key: settings[key] for key in ("width", "depth")}

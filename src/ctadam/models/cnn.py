@@ -10,7 +10,7 @@ _GROUP = 8
 
 
 class CNN(nn.Sequential):
-    """Class logits of shape (batch, classes) from images of shape (batch, inputs, size, size).
+    """Class logits of shape (batch, classes) from images of shape (batch, inputs, height, width).
 
     Convolutions of 3×3, ReLU after each; from the second on each halves the image. Strides instead of pooling, whose
     gradient is not deterministic on a GPU. With ``norm`` a group normalization stands behind each convolution: the weights
@@ -18,26 +18,26 @@ class CNN(nn.Sequential):
 
     Args:
         inputs: channels of the image.
-        size: its height and width.
+        height, width: of the image.
         channels: those of each convolution, at least one; multiples of 8 where ``norm``.
         classes: number of outputs.
         norm: normalize behind each convolution.
         generator: CPU generator that draws every initial weight, so that the start depends on nothing else.
     """
 
-    def __init__(self, *, inputs, size, channels, classes, norm, generator):
+    def __init__(self, *, inputs, height, width, channels, classes, norm, generator):
         if norm and any(c % _GROUP for c in channels):
             raise ValueError(f"channels {channels} are not multiples of {_GROUP}")
         layers = []
         for i, outputs in enumerate(channels):
             stride = 1 if i == 0 else 2
-            size = -(-size // stride)
+            height, width = -(-height // stride), -(-width // stride)
             layers.append(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=not norm))
             if norm:
                 layers.append(nn.GroupNorm(outputs // _GROUP, outputs))
             layers.append(nn.ReLU())
             inputs = outputs
-        super().__init__(*layers, nn.Flatten(), nn.Linear(inputs * size * size, classes))
+        super().__init__(*layers, nn.Flatten(), nn.Linear(inputs * height * width, classes))
         self._initialize(generator)
 
     @torch.no_grad()
