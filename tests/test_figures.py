@@ -91,6 +91,29 @@ def test_figure_8_names_every_setting_and_predicts_beside_what_was_measured(smok
         style.close(picture)
 
 
+def test_figure_4_shows_every_law_and_optimizer_and_the_prediction_over_the_measurement(smoke):
+    from ctadam.experiments.norms import OPPONENTS
+    from ctadam.figures import fig4_norms, style
+    from ctadam.measurements.norms import LAWS
+
+    assert list(fig4_norms.LAWS) == list(LAWS) and list(fig4_norms.OPPONENTS) == list(OPPONENTS)
+    with style.context():
+        picture = fig4_norms.draw(smoke)
+        along, errors, cosines, angles, distances, ratios = picture.axes
+        measured, *laws = along.lines
+        assert len(laws) == 3 and all(law.get_zorder() > measured.get_zorder() for law in laws)
+        assert all(law.get_ydata()[0] == measured.get_ydata()[0] for law in laws)
+        medians = [line for line in errors.lines if line.get_marker() in "os^" and len(line.get_xdata()) == 2]
+        assert len(medians) == 3
+        labels = [text.get_text() for text in cosines.get_legend().get_texts()]
+        assert labels == [r"$\gamma=0$", r"$\gamma=0.9$", "random"]
+        assert len(distances.lines) == len(ratios.lines) == len(OPPONENTS)
+        assert len({(line.get_color(), line.get_marker()) for line in distances.lines}) == len(OPPONENTS)
+        assert [t.get_text().split()[0] for t in angles.get_legend().get_texts()[:2]] == ["paper:", "inertial:"]
+        assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title(loc="left") for ax in picture.axes)
+        style.close(picture)
+
+
 def imports(path):
     """Modules of the package that a source file imports, anywhere in it."""
     found = set()

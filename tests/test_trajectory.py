@@ -178,5 +178,5 @@ def test_mlp_depends_on_its_generator_alone():
     assert make[0](torch.rand(3, 64)).shape == (3, 10)
     hidden = make[0][2].weight  # 16 inputs: deviation 1/4
     assert 0.2 < hidden.std().item() < 0.3 and not make[0][2].bias.any()
-    with pytest.raises(ValueError, match="depth 0 is less than 1"):
-        MLP(features=64, width=16, depth=0, classes=10, generator=torch.Generator())
+    with pytest.raises(ValueError, match="depth -1 is less than 0"):
+        MLP(features=64, width=16, depth=-1, classes=10, generator=torch.Generator())

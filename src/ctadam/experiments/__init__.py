@@ -30,6 +30,7 @@ EXPERIMENTS = {
         "theory/stability.py",
         "training",
     ),
+    "norms": ("data", "determinism.py", "models", "optim", "theory", "training"),
 }
 
 

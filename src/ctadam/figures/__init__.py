@@ -11,6 +11,7 @@ FIGURES = {
     "fig1": ("fig1_trajectory", ("trajectory",)),
     "fig2": ("fig2_stability", ("growth",)),
     "fig3": ("fig3_generalization", ("generalization",)),
+    "fig4": ("fig4_norms", ("norms",)),
     "fig5": ("fig5_stages", ("stages",)),
     "fig6": ("fig6_quadratic", ("quadratic",)),
     "fig7": ("fig7_tightness", ("growth", "quadratic", "tightness")),

@@ -1,4 +1,7 @@
-"""A multilayer perceptron with tanh between its layers: smooth, so that a solver's order can be seen through it."""
+"""A multilayer perceptron with tanh between its layers: smooth, so that a solver's order can be seen through it.
+
+With a normalization behind every linear map, all of its weights are scale-invariant (paper, section on normalization).
+"""
 
 import itertools
 import math
@@ -13,18 +16,22 @@ class MLP(nn.Sequential):
     Args:
         features: number of inputs.
         width: units in each hidden layer.
-        depth: hidden layers, at least 1.
+        depth: hidden layers; 0 is a linear map.
         classes: number of outputs.
+        normalize: a layer normalization without parameters behind every linear map, the last one too, and no biases.
         generator: CPU generator that draws every initial weight, so that the start depends on nothing else.
     """
 
-    def __init__(self, *, features, width, depth, classes, generator):
-        if depth < 1:
-            raise ValueError(f"depth {depth} is less than 1")
+    def __init__(self, *, features, width, depth, classes, normalize=False, generator):
+        if depth < 0:
+            raise ValueError(f"depth {depth} is less than 0")
         sizes = [features, *[width] * depth, classes]
         layers = []
         for inputs, outputs in itertools.pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+            layers.append(nn.Linear(inputs, outputs, bias=not normalize))
+            if normalize:
+                layers.append(nn.LayerNorm(outputs, elementwise_affine=False))
+            layers.append(nn.Tanh())
         super().__init__(*layers[:-1])
         self._initialize(generator)
 
@@ -36,3 +43,26 @@ class MLP(nn.Sequential):
                 parameter.zero_()
             else:
                 parameter.normal_(0.0, 1 / math.sqrt(parameter.shape[1]), generator=generator)
+
+
+class NormalizedLinear(nn.Module):
+    """Class logits scale · Wx/‖W‖ of shape (batch, classes) from features of shape (batch, features).
+
+    Nothing but one scale-invariant weight.
+
+    Args:
+        features: number of inputs.
+        classes: number of outputs.
+        scale: the norm that the map has.
+        generator: CPU generator that draws the initial weight, by LeCun's scheme.
+    """
+
+    def __init__(self, *, features, classes, scale, generator):
+        super().__init__()
+        self.scale = scale
+        self.weight = nn.Parameter(torch.empty(classes, features))
+        with torch.no_grad():
+            self.weight.normal_(0.0, 1 / math.sqrt(features), generator=generator)
+
+    def forward(self, x):
+        return x @ self.weight.T * (self.scale / self.weight.square().sum().sqrt())

@@ -12,15 +12,18 @@ from torch import nn
 class Attention(nn.Module):
     """Causal self-attention, written as products and a softmax: the fused kernel cannot be batched over models."""
 
-    def __init__(self, width, heads):
+    def __init__(self, width, heads, qk_norm=False):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qk_norm = nn.RMSNorm(width // heads, elementwise_affine=False) if qk_norm else None
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x):
         batch, length, width = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        if self.qk_norm is not None:
+            q, k = self.qk_norm(q), self.qk_norm(k)
         scores = q @ k.transpose(-1, -2) / math.sqrt(width // self.heads)
         future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         weights = scores.masked_fill(future, -math.inf).softmax(-1)
@@ -28,9 +31,9 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width, heads):
+    def __init__(self, width, heads, qk_norm=False):
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads, qk_norm)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
@@ -48,16 +51,18 @@ class Transformer(nn.Module):
         depth: number of blocks.
         heads: attention heads.
         context: longest sequence.
+        qk_norm: normalize queries and keys in each head (by their root mean square), which makes the matrices that give
+            them scale-invariant.
         generator: CPU generator that draws every initial weight, so that the start depends on nothing else.
     """
 
-    def __init__(self, *, vocabulary, width, depth, heads, context, generator):
+    def __init__(self, *, vocabulary, width, depth, heads, context, qk_norm=False, generator):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(torch.empty(context, width))
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, heads, qk_norm) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
         self._initialize(depth, generator)

@@ -1,0 +1,291 @@
+"""The norm laws: against whole sums, and against the optimizer's own steps on weights that are scale-invariant."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+
+from ctadam.optim import kadam_update_
+from ctadam.theory import scale_invariance as s
+
+rates = st.fixed_dictionaries({"lr": st.floats(1e-4, 0.1), "weight_decay": st.floats(0.0, 2.0)})
+squares = st.lists(st.floats(0.0, 1e3), min_size=1, max_size=40)
+
+
+@given(rates, st.integers(0, 2**32 - 1), st.integers(1, 9))
+def test_a_step_of_the_norm_is_exact(rates, seed, dimension):
+    weight, update = np.random.default_rng(seed).standard_normal((2, dimension))
+    after = (1 - rates["lr"] * rates["weight_decay"]) * weight - rates["lr"] * update
+    found = s.norm_step(weight @ weight, update_sq=update @ update, inner=weight @ update, **rates)
+    assert found == pytest.approx(after @ after, rel=1e-11, abs=1e-13)
+
+
+@given(squares, st.floats(0.0, 1e3), rates)
+def test_the_discrete_law_is_its_sum(squares, start, rates):
+    law, keep = s.norm_law(squares, start=start, **rates), 1 - rates["lr"] * rates["weight_decay"]
+    for n in range(len(squares) + 1):
+        total = sum(rates["lr"] ** 2 * keep ** (2 * (n - 1 - j)) * squares[j] for j in range(n))
+        assert law[n] == pytest.approx(keep ** (2 * n) * start + total, rel=1e-10, abs=1e-12)
+
+
+@settings(max_examples=15)
+@given(st.lists(st.floats(0.0, 1e3), min_size=1, max_size=6), st.floats(0.0, 10.0), rates)
+def test_the_integral_is_the_papers(squares, start, rates):
+    """‖W(0)‖² e^{−2λt} + η ∫ e^{−2λ(t−τ)} ‖u(τ)‖² dτ, by quadrature, u constant during a step of length η."""
+    lr, decay = rates["lr"], rates["weight_decay"]
+    end = lr * len(squares)
+    pieces = [
+        quad(lambda t, u=u: np.exp(-2 * decay * (end - t)) * u, i * lr, (i + 1) * lr)[0] for i, u in enumerate(squares)
+    ]
+    law = s.norm_law(squares, start=start, form="integral", **rates)
+    assert law[-1] == pytest.approx(np.exp(-2 * decay * end) * start + lr * sum(pieces), rel=1e-9, abs=1e-12)
+
+
+def test_the_two_forms_differ_at_the_order_of_the_decay_per_step():
+    squares, off = np.random.default_rng(0).uniform(1, 3, 3000), []
+    for lr in (1e-2, 1e-3):
+        discrete, integral = (
+            s.norm_law(squares, start=1.0, lr=lr, weight_decay=1.0, form=form) for form in ("discrete", "integral")
+        )
+        off.append(np.abs(discrete / integral - 1).max() / lr)
+    assert all(0.5 < x < 4 for x in off)
+    with pytest.raises(ValueError, match="Invalid form: 'sum' is neither"):
+        s.norm_law(squares, start=1.0, lr=0.1, weight_decay=0.0, form="sum")
+
+
+def test_series_broadcast_over_runs():
+    squares = np.random.default_rng(0).uniform(0, 1, (20, 3))
+    lr, decay, gamma = np.array([0.1, 0.2, 0.3]), np.array([0.0, 0.5, 1.0]), np.array([0.0, 0.9, 0.99])
+    plain = s.norm_law(squares, start=1.0, lr=lr, weight_decay=decay)
+    share = s.momentum(gamma, np.arange(20)[:, None])
+    inertial = s.inertial_norm_law(squares, start=1.0, share=share, lr=lr, weight_decay=decay)
+    for i in range(3):
+        one = {"start": 1.0, "lr": lr[i], "weight_decay": decay[i]}
+        np.testing.assert_allclose(plain[:, i], s.norm_law(squares[:, i], **one), rtol=1e-13)
+        alone = s.inertial_norm_law(squares[:, i], share=share[:, i], **one)
+        np.testing.assert_allclose(inertial[:, i], alone, rtol=1e-13)
+
+
+@given(st.floats(0.0, 0.999), st.integers(0, 60), st.integers(0, 2**32 - 1))
+def test_gamma_n_is_the_last_updates_share_of_the_next(beta1, step, seed):
+    """m̂_n = γ_n m̂_{n−1} + (1 − γ_n) g_n, m̂ Adam's corrected first moment."""
+    gradients = np.random.default_rng(seed).standard_normal(step + 1)
+    m, corrected = 0.0, []
+    for n, gradient in enumerate(gradients):
+        m = beta1 * m + (1 - beta1) * gradient
+        corrected.append(m / (1 - beta1 ** (n + 1)))
+    share = s.momentum(beta1, step)
+    before = corrected[-2] if step else 0.0
+    assert corrected[-1] == pytest.approx(share * before + (1 - share) * gradients[-1], rel=1e-9, abs=1e-9)
+
+
+# A scale-invariant loss of one weight, with noise: the distance of the direction from one that wanders.
+
+
+def _gradient(weight, target):
+    """Of −⟨target, W⟩/‖W‖."""
+    norm = np.linalg.norm(weight)
+    direction = weight / norm
+    return -(target - (target @ direction) * direction) / norm
+
+
+def _momentum_run(*, beta1, lr, weight_decay, beta2=None, steps=300, noise=1.0, seed=0, dimension=20):
+    """AdamW with v replaced by one number (Assumption 2): 1, or with ``beta2`` the average of ‖g‖²/d. Series, a step each."""
+    rng = np.random.default_rng(seed)
+    last = np.zeros(dimension)
+    weight, average, square, before = rng.standard_normal(dimension), np.zeros(dimension), 0.0, 1.0
+    goal = rng.standard_normal(dimension)
+    rows = []
+    for n in range(steps):
+        gradient = _gradient(weight, goal + noise * rng.standard_normal(dimension))
+        average = beta1 * average + (1 - beta1) * gradient
+        corrected = 1.0
+        if beta2 is not None:
+            square = beta2 * square + (1 - beta2) * (gradient @ gradient) / dimension
+            corrected = square / (1 - beta2 ** (n + 1))
+        update = average / (1 - beta1 ** (n + 1)) / np.sqrt(corrected)
+        after = (1 - lr * weight_decay) * weight - lr * update
+        rows.append(
+            {
+                "norm_sq": weight @ weight, "update_sq": update @ update, "inner": weight @ update, "after": after @ after,
+                "overlap": after @ update, "unsmoothed_sq": gradient @ gradient / corrected,
+                "persistence": last @ gradient / np.sqrt(corrected),
+                "share": s.momentum(beta1, n) * np.sqrt(before / corrected),
+                "orthogonal": weight @ gradient / np.linalg.norm(weight) / np.linalg.norm(gradient),
+            }
+        )  # fmt: skip
+        weight, before, last = after, corrected, update
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+moved = st.fixed_dictionaries(
+    {
+        "beta1": st.sampled_from([0.0, 0.5, 0.9, 0.99]),
+        "lr": st.floats(1e-3, 0.1),
+        "weight_decay": st.sampled_from([0.0, 0.3, 1.0]),
+        "noise": st.sampled_from([0.1, 1.0]),
+        "seed": st.integers(0, 1000),
+        "beta2": st.sampled_from([None, 0.9, 0.999]),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(moved)
+def test_each_step_of_the_derivation_is_exact_where_v_is_one_number(run):
+    """docs/scale_invariance.md, equations (1) to (4), in its order; and the law made of them."""
+    found = _momentum_run(**run)
+    rates = {"lr": run["lr"], "weight_decay": run["weight_decay"]}
+    keep = 1 - run["lr"] * run["weight_decay"]
+    size = np.sqrt(found["norm_sq"] * found["update_sq"])
+    assert np.abs(found["orthogonal"]).max() < 1e-12
+    step = s.norm_step(found["norm_sq"], update_sq=found["update_sq"], inner=found["inner"], **rates)
+    np.testing.assert_allclose(step, found["after"], rtol=1e-11)
+    before = np.concatenate([[0.0], found["overlap"][:-1]])
+    assert (np.abs(found["inner"] - found["share"] * before) / size).max() < 1e-11
+    overlap = keep * found["inner"] - run["lr"] * found["update_sq"]
+    assert (np.abs(found["overlap"] - overlap) / size).max() < 1e-11
+    law = s.inertial_norm_law(found["update_sq"], start=found["norm_sq"][0], share=found["share"], **rates)
+    np.testing.assert_allclose(law[:-1], found["norm_sq"], rtol=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(moved)
+def test_the_law_in_closed_form_once_the_bias_correction_is_over(run):
+    """v constant: Y = ‖W_n‖² − 2ηγ/(a−γ)·⟨W_n, u_{n−1}⟩ follows Y_{n+1} = a²Y_n + η²(a+γ)/(a−γ)·‖u_n‖²: equation (5)."""
+    gamma, lr = min(run["beta1"], 0.9), run["lr"]
+    run = {**run, "beta1": gamma, "lr": min(lr, 0.05), "beta2": None}
+    keep, lr = 1 - run["lr"] * run["weight_decay"], run["lr"]
+    found = _momentum_run(**run, steps=600)
+    late = slice(400, None)  # 0.9^400 is below rounding
+    before = np.concatenate([[0.0], found["overlap"][:-1]])
+    y = found["norm_sq"] - 2 * lr * gamma / (keep - gamma) * before
+    expected = keep**2 * y[late][:-1] + lr**2 * (keep + gamma) / (keep - gamma) * found["update_sq"][late][:-1]
+    np.testing.assert_allclose(y[late][1:], expected, rtol=1e-10)
+    if run["weight_decay"] == 0:  # ‖Z‖² of the unsmoothed law, with the term that it leaves out
+        last_sq = np.concatenate([[0.0], found["update_sq"][:-1]])
+        z = (found["norm_sq"] - 2 * lr * gamma / (1 - gamma) * before + (lr * gamma / (1 - gamma)) ** 2 * last_sq)[late]
+        grown = found["unsmoothed_sq"] + 2 * gamma / (1 - gamma) * found["persistence"]
+        np.testing.assert_allclose(z[1:], z[:-1] + lr**2 * grown[late][:-1], rtol=1e-10)
+
+
+def test_what_the_radial_part_adds_is_exact_for_constant_v():
+    """A weight whose gradients are not orthogonal to it: with ⟨W, g⟩ as it is the recursion is exact, without it is not."""
+    rng, rates = np.random.default_rng(0), {"lr": 0.01, "weight_decay": 0.5}
+    weight, average = rng.standard_normal(20), np.zeros(20)
+    with_it, without = (weight @ weight, 0.0), (weight @ weight, 0.0)
+    for n in range(300):
+        gradient = rng.standard_normal(20) + 0.3 * weight
+        average = 0.9 * average + 0.1 * gradient
+        update, gamma = average / (1 - 0.9 ** (n + 1)), s.momentum(0.9, n)
+        same = {"update_sq": update @ update, "share": gamma, **rates}
+        with_it = s.inertial_step(*with_it, radial=(1 - gamma) * (weight @ gradient), **same)
+        without = s.inertial_step(*without, **same)
+        weight = (1 - 0.01 * 0.5) * weight - 0.01 * update
+    assert with_it[0] == pytest.approx(weight @ weight, rel=1e-11)
+    assert abs(without[0] / (weight @ weight) - 1) > 0.5
+
+
+def test_the_unsmoothed_law_needs_orthogonal_gradients_and_the_inertial_does_not():
+    """Momentum, no decay: with noise alone both hold and the paper's law does not; without noise only the inertial does."""
+    off = {}
+    for noise in (30.0, 0.0):
+        found = _momentum_run(beta1=0.9, lr=0.02 if noise == 0 else 0.002, weight_decay=0.0, steps=800, noise=noise)
+        start, true = found["norm_sq"][0], found["norm_sq"]
+        rates = {"start": start, "lr": 0.02 if noise == 0 else 0.002, "weight_decay": 0.0}
+        laws = {
+            "paper": s.norm_law(found["update_sq"], **rates),
+            "unsmoothed": s.norm_law(found["unsmoothed_sq"], **rates),
+            "inertial": s.inertial_norm_law(found["update_sq"], share=found["share"], **rates),
+        }
+        off[noise] = {law: abs(series[-2] - true[-1]) / (true[-1] - start) for law, series in laws.items()}
+    assert off[30.0]["paper"] > 0.9 and off[30.0]["unsmoothed"] < 0.1
+    assert off[0.0]["unsmoothed"] > 0.5
+    assert max(off[noise]["inertial"] for noise in off) < 1e-9
+
+
+@settings(max_examples=30)
+@given(rates, st.integers(0, 2**32 - 1))
+def test_the_direction_step_is_exact_and_the_papers_to_first_order(rates, seed):
+    weight, update = np.random.default_rng(seed).standard_normal((2, 12))
+    update -= (update @ weight) / (weight @ weight) * weight  # scale invariance without momentum
+    norm, lr = np.linalg.norm(weight), rates["lr"]
+    after = (1 - lr * rates["weight_decay"]) * weight - lr * update
+    direction = weight / norm
+    found = s.direction_step(direction, update, norm=norm, **rates)
+    np.testing.assert_allclose(found, after / np.linalg.norm(after), rtol=1e-12, atol=1e-14)
+    angle = 2 * np.arcsin(np.linalg.norm(found - direction) / 2)
+    paper = s.angular_step(update_sq=update @ update, norm_sq=norm**2, lr=lr)
+    assert angle == pytest.approx(np.arctan(paper / (1 - lr * rates["weight_decay"])), rel=1e-7)
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9])
+def test_the_steady_state_is_where_the_laws_come_to_rest(beta1):
+    rates = {"lr": 0.02, "weight_decay": 0.7}
+    law = s.inertial_norm_law(np.full(5000, 3.0), start=1.0, share=beta1, **rates)
+    factor = s.amplification(beta1=beta1, **rates)
+    rest = s.steady_norm_sq(3.0, factor=factor, **rates)
+    assert law[-1] == pytest.approx(rest, rel=1e-10)
+    assert s.angular_step(update_sq=3.0, norm_sq=rest, lr=0.02) == pytest.approx(
+        s.steady_angular_step(beta1=beta1, **rates), rel=1e-12
+    )
+    first_order = (2 * 0.02 * 0.7 * (1 - beta1) / (1 + beta1)) ** 0.5
+    assert s.steady_angular_step(beta1=beta1, **rates) == pytest.approx(first_order, rel=0.15)
+    assert s.norm_law(np.full(5000, 3.0), start=1.0, **rates)[-1] == pytest.approx(
+        s.steady_norm_sq(3.0, **rates), rel=1e-10
+    )
+    assert s.remembered(steps=3, **rates) == pytest.approx((1 - 0.014) ** 6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 60.0])
+def test_no_steady_state_without_decay(decay):
+    with pytest.raises(ValueError, match=r"is not in \(0, 1\)"):
+        s.steady_norm_sq(1.0, lr=0.02, weight_decay=decay)
+    with pytest.raises(ValueError, match=r"is not in \(0, 1\)"):
+        s.second_stage(lr=0.02, weight_decay=decay, norm=1.0, dimension=3)
+
+
+def test_the_second_stage_stands_for_the_norm():
+    """AdamW on a weight with a gradient of the direction alone, against 2-Adam's second stage on the unit sphere; one
+    number for v in both stages, so that nothing but the correspondence is tested. They part by the order of ηλ."""
+    off = []
+    for lr in (0.02, 0.005):
+        decay, steps, d = 1.0, int(8 / lr), 30
+        rng = np.random.default_rng(0)
+        noise, goal = rng.standard_normal((steps, d)), 0.3 * rng.standard_normal(d)
+        free = rng.standard_normal(d)
+        free *= np.sqrt(s.steady_norm_sq(d, lr=lr, weight_decay=decay)) / np.linalg.norm(free)
+        beta2, rate = s.second_stage(lr=lr, weight_decay=decay, norm=1.0, dimension=d)
+        fixed, v = free / np.linalg.norm(free), 1.0
+
+        def update(direction, n, noise=noise, goal=goal):
+            drawn = goal + noise[n]
+            return -(drawn - (drawn @ direction) * direction)
+
+        for n in range(steps):
+            free = (1 - lr * decay) * free - lr * update(free / np.linalg.norm(free), n)
+            u = update(fixed, n)
+            v = beta2 * v + (1 - beta2) * (u @ u) / d
+            fixed = fixed - rate * u / np.sqrt(v)
+            fixed /= np.linalg.norm(fixed)
+        off.append(np.linalg.norm(free / np.linalg.norm(free) - fixed))
+    assert off[0] < 0.05 and off[1] < 0.4 * off[0]
+
+
+def test_the_laws_take_torch_tensors_and_hold_for_adam_itself():
+    """Adam with its own v, elementwise: what is left over is Assumption 2, a percent here."""
+    torch.manual_seed(0)
+    weight, m, v = torch.randn(3, 400, dtype=torch.float64).unbind()
+    m, v = torch.zeros_like(m), torch.zeros_like(v)
+    gamma, rates = torch.tensor(0.9, dtype=torch.float64), {"lr": 0.003, "weight_decay": 0.5}
+    law, overlap = (weight @ weight), torch.zeros((), dtype=torch.float64)
+    for n in range(500):
+        gradient = torch.randn_like(weight)
+        gradient -= (gradient @ weight) / (weight @ weight) * weight
+        update = kadam_update_(gradient, [m], [v], n + 1.0, stages=[(0.9, 0.999)], eps=0.0)
+        share = s.momentum(gamma, n)  # v hardly changes
+        law, overlap = s.inertial_step(law, overlap, update_sq=update @ update, share=share, **rates)
+        weight = (1 - 0.003 * 0.5) * weight - 0.003 * update
+    assert law.item() == pytest.approx((weight @ weight).item(), rel=0.02)
