@@ -10,7 +10,7 @@ import pytest
 from ctadam import cli, config
 from ctadam.errors import ArtifactError
 from ctadam.promote import CONFIG, promote, shipped_experiments
-from ctadam.provenance import is_complete, sha256, write_atomically, write_derived, write_table
+from ctadam.provenance import is_complete, read_provenance, sha256, write_atomically, write_derived, write_table
 from ctadam.store import MANIFEST, read_csv, read_manifest, read_runs
 
 SHARD = "growth/shard-1-of-2.parquet"
@@ -28,7 +28,7 @@ def flip_a_byte(path):
 
 def drop_a_column(path):
     table = pd.read_parquet(path).drop(columns="update_max")
-    write_table(table, path, {})
+    write_table(table, path, {k: v for k, v in read_provenance(path).items() if k not in ("file", "sha256", "rows")})
 
 
 DAMAGE = {
