@@ -123,6 +123,11 @@ def tree(shipped, tmp_path):
     return shutil.copytree(shipped, tmp_path / "results/cached/smoke")
 
 
+def test_the_page_lists_what_is_tried_here(root):
+    page = (root / "docs/reproducibility.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([^|]+: [^|]+) \|", page, re.MULTILINE) == list(KINDS)
+
+
 def test_the_undamaged_tree_is_found_undamaged(shipped):
     assert verify.damage(shipped) == []
 
@@ -158,6 +163,19 @@ def test_one_shard_without_a_column_is_not_filled_with_nothing(tree):
     drop_a_column(tree, sorted((tree / experiment).glob("shard-*.parquet"))[-1])
     with pytest.raises(ArtifactError, match=r"lacks the column\(s\)"):
         read_runs(tree, experiment)
+
+
+def test_a_column_that_a_stage_asks_for_is_named(results, capsys):
+    """Runs of another version of the code, all shards alike."""
+    for shard in (results / "growth").glob("shard-*.parquet"):
+        record = read_provenance(shard)
+        table = pd.read_parquet(shard).drop(columns="unseen")
+        write_table(table, shard, {k: v for k, v in record.items() if k != "sha256"})
+    before = (results / "growth/measurements.csv").read_bytes()
+    assert cli.main(["measure", "growth", str(results)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "lacks what this code asks for ('unseen')" in said[0]
+    assert (results / "growth/measurements.csv").read_bytes() == before
 
 
 def test_runs_with_different_parameters_are_not_mixed(results):
