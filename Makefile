@@ -5,11 +5,13 @@ BIN := $(CURDIR)/$(VENV)/bin
 # Jobs, tests and tools are those of .venv, whatever else is installed.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help reproduce cached test check lock environment clean
+.PHONY: help reproduce cached report verify test check lock environment clean
 
 help:
 	@echo "make reproduce   retrain everything at laptop scale, redraw every figure, judge every claim"
 	@echo "make cached      redraw and judge from the shipped runs; nothing is trained"
+	@echo "make report      the same as one page for a browser, report.html"
+	@echo "make verify      check the shipped runs: all hashes, and a sample of them made again here"
 	@echo "make test        run the tests"
 	@echo "make check       formatting and static checks (ruff, snakefmt, snakemake --lint)"
 	@echo "make lock        resolve requirements.txt anew from pyproject.toml"
@@ -34,6 +36,13 @@ reproduce: environment
 cached: environment
 	snakemake --cores 1 -F cached
 	@echo "Done. Figures: paper_figures/cached/laptop/   Ledger of claims: results/cached/laptop/claims.csv"
+
+report: environment
+	snakemake --cores 1 report --report-after-run --report report.html
+	@echo "Done. Open report.html in a browser: ledger, figures, provenance and run times"
+
+verify: environment
+	snakemake --cores 1 verify
 
 test: environment
 	python -m pytest

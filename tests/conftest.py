@@ -1,5 +1,6 @@
 """Shared fixtures: one small set of results that most tests look at."""
 
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from ctadam import cli
 from ctadam.experiments import EXPERIMENTS
+from ctadam.promote import promote
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,19 +22,49 @@ def root():
     return ROOT
 
 
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
-    """Results of the smoke scale, through all stages but the figures, by the commands that the rules call. Read only."""
-    results = tmp_path_factory.mktemp("results")
+def _make_smoke(results):
     for experiment in EXPERIMENTS:
         assert cli.main(["run", experiment, "--scale", "smoke", "--device", "cpu", "--out", str(results)]) == 0
         assert cli.main(["predict", experiment, str(results)]) == 0
         assert cli.main(["measure", experiment, str(results)]) == 0
     assert cli.main(["judge", str(results)]) == 0
-    return results
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory, worker_id):
+    """Results of the smoke scale, through all stages but the figures, by the commands that the rules call. Read only."""
+    if worker_id == "master":
+        results = tmp_path_factory.mktemp("results")
+        _make_smoke(results)
+        return results
+    # The workers share one set: the first to come makes it, the others wait.
+    shared = tmp_path_factory.getbasetemp().parent
+    with open(shared / "smoke.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "smoke.done").exists():
+            _make_smoke(shared / "smoke")
+            (shared / "smoke.done").touch()
+    return shared / "smoke"
 
 
 @pytest.fixture
 def results(smoke, tmp_path):
     """A copy of the smoke results that a test may damage."""
     return Path(shutil.copytree(smoke, tmp_path / "results"))
+
+
+def ship(smoke, directory):
+    """The smoke results as a shipped tree below a directory, with all that is derived from them; gives its path."""
+    shutil.copytree(smoke, directory / "results/fresh/smoke")
+    promote("smoke", results=directory / "results")
+    shipped = directory / "results/cached/smoke"
+    for path in smoke.glob("**/*"):
+        if path.is_file() and not path.name.startswith("shard-"):
+            shutil.copy(path, shipped / path.relative_to(smoke))
+    return shipped
+
+
+@pytest.fixture(scope="session")
+def shipped(smoke, tmp_path_factory):
+    """The smoke results as a shipped tree. Read only."""
+    return ship(smoke, tmp_path_factory.mktemp("shipped"))

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctadam import claims
+from ctadam import claims, cli
 from ctadam.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Evidence
 from ctadam.errors import ArtifactError
+from ctadam.provenance import write_derived
 from ctadam.theory import stability
 
 
@@ -476,12 +477,16 @@ def test_the_ledger_of_the_smoke_scale(smoke):
 
 def test_shipped_values_stand_beside_ones_own(smoke, tmp_path):
     ledger = claims.judge(smoke)
-    ledger.assign(value="elsewhere").query("id == 'S1'").to_csv(tmp_path / "claims.csv", index=False)
-    both = claims.beside(ledger, tmp_path / "claims.csv")
+    path = tmp_path / "claims.csv"
+    write_derived(ledger.assign(value="elsewhere", verdict="contradicted").query("id == 'S1'"), path, {})
+    both = claims.beside(ledger, path)
     assert both["shipped"].tolist() == ["elsewhere" if id == "S1" else "" for id in ledger["id"]]
-    assert "(shipped: elsewhere)" in claims.as_text(both)
-    with pytest.raises(ArtifactError, match="cannot read the shipped ledger"):
+    assert "(shipped: elsewhere); the shipped runs say contradicted" in claims.as_text(both)
+    with pytest.raises(ArtifactError, match="there is no ledger"):
         claims.beside(ledger, tmp_path / "none.csv")
+    path.write_text(path.read_text().replace("elsewhere", "nowhere"))
+    with pytest.raises(ArtifactError, match="was edited"):
+        claims.beside(ledger, path)
 
 
 def test_a_real_violation_is_found(results):
@@ -492,4 +497,7 @@ def test_a_real_violation_is_found(results):
     table, record = pd.read_parquet(path), read_provenance(path)
     table.loc[table["beta2"].idxmax(), "update_max"] = 1e3
     write_table(table, path, {k: v for k, v in record.items() if k not in ("file", "sha256", "rows")})
+    with pytest.raises(ArtifactError, match="was made from other tables than those beside it"):
+        claims.judge(results)
+    assert cli.main(["predict", "growth", str(results)]) == cli.main(["measure", "growth", str(results)]) == 0
     assert claims.judge(results).set_index("id").loc["S1", "verdict"] == CONTRADICTED

@@ -1,5 +1,6 @@
 """The workflow in a real clone: what is planned, what is run, and that inspecting results never trains."""
 
+import json
 import os
 import random
 import re
@@ -9,21 +10,34 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ship
 
-from ctadam import config
+from ctadam import config, figures
 from ctadam.experiments import EXPERIMENTS
 from ctadam.figures import FIGURES
+from ctadam.provenance import sha256
 
 TRAINED = "raise RuntimeError('training was started')\n"
+#: The figure of fewest and the one of most experiments.
+FIGURE, WIDEST = (choose(FIGURES, key=lambda f: len(FIGURES[f][1])) for choose in (min, max))
 
 
 def git(directory, *words):
     subprocess.run(["git", "-C", directory, *words], check=True, capture_output=True)
 
 
+def commit(directory, message):
+    git(directory, "add", "-A")
+    git(directory, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", message)
+
+
 @pytest.fixture(scope="module")
-def clone(root, tmp_path_factory):
-    """A clone of the checkout as it is now, uncommitted changes included, with smoke-scale runs shipped."""
+def clone(root, smoke, tmp_path_factory):
+    """A clone of the checkout as it is now, uncommitted changes included, with smoke-scale runs shipped.
+
+    Its fresh tree holds the same results, which Snakemake takes for its own. No figure is drawn yet: where one belongs lies
+    a file that says so, because planning needs no more.
+    """
     source = tmp_path_factory.mktemp("source")
     names = subprocess.run(
         ["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -35,25 +49,23 @@ def clone(root, tmp_path_factory):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / name, source / name)
     git(source, "init", "-q")
-    git(source, "add", "-A")
-    git(source, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "all")
+    commit(source, "all")
     target = tmp_path_factory.mktemp("clone") / "artifact"
     git(source, "clone", "-q", source, target)
-    # Every stage at smoke scale, the way a reader does it, then shipped.
-    snakemake(target, "--cores", "2", "--config", "scale=smoke")
-    snakemake(target, "--cores", "1", "promote", "--config", "scale=smoke")
-    snakemake(target, "--cores", "1", "cached", "--config", "scale=smoke")
-    # Judged again, now that there is a shipped ledger to stand beside one's own.
-    snakemake(target, "--cores", "1", "--config", "scale=smoke")
-    git(target, "add", "-A")
-    git(target, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "smoke runs")
+    ship(smoke, target)
+    for tree in ("fresh", "cached"):
+        for path in (p for figure in FIGURES for p in figures.paths(figure, target / f"paper_figures/{tree}/smoke")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("not drawn yet")
+    snakemake(target, "--touch", "--cores", "1", "--config", "scale=smoke")
+    commit(target, "smoke runs")
     return target
 
 
-def snakemake(directory, *words, status=0):
+def snakemake(directory, *words, status=0, before=()):
     """Run Snakemake there and give what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *words],
+        [*before, sys.executable, "-m", "snakemake", *words],
         cwd=directory,
         text=True,
         stdout=subprocess.PIPE,
@@ -96,13 +108,18 @@ def test_one_figure_plans_what_it_needs(clone, tmp_path):
     assert jobs == {"fig2": 1, "train_growth": 6, "predict_growth": 1, "measure_growth": 1, "draw_fig2": 1}
 
 
+def sabotage(directory):
+    """Make every training rule fail that is run."""
+    for module in (directory / "src/ctadam/experiments").glob("*.py"):
+        if module.name != "__init__.py":
+            module.write_text(TRAINED)
+
+
 @pytest.mark.parametrize("times", ["natural", "raw older", "raw newer", "random"])
 @pytest.mark.parametrize("force", [[], ["-F"]])
 def test_cached_targets_never_train(clone, tmp_path, times, force):
-    """Training rules that fail if run, file times as a clone may leave them, with and without -F."""
+    """File times as a clone may leave them, with and without -F: every cached target."""
     here = fresh_clone(clone, tmp_path)
-    for module in (here / "src/ctadam/experiments").glob("*.py"):
-        module.write_text(TRAINED if module.name != "__init__.py" else module.read_text())
     files = [here / name for name in subprocess.check_output(["git", "-C", here, "ls-files"], text=True).split()]
     rng = random.Random(times)
     for file in files:
@@ -112,17 +129,74 @@ def test_cached_targets_never_train(clone, tmp_path, times, force):
         ]
         if age:
             os.utime(file, (file.stat().st_atime - age, file.stat().st_mtime - age))
-    jobs = planned(snakemake(here, "-n", "--cores", "1", *force, "cached", "cached_fig2", "--config", "scale=smoke"))
+    targets = ["cached", *(f"cached_{figure}" for figure in FIGURES)]
+    jobs = planned(snakemake(here, "-n", "--cores", "1", *force, *targets, "--config", "scale=smoke"))
     assert not any(name.startswith("train") for name in jobs)
     if force:
-        assert jobs["draw_fig2"] == jobs["judge"] == jobs["measure_growth"] == 1
-        if times == "random":
-            snakemake(here, "--cores", "1", *force, "cached", "--config", "scale=smoke")
-            # Redrawing unchanged data changes no byte of what is shipped.
-            changed = subprocess.check_output(
-                ["git", "-C", here, "status", "--short", "--", "results", "paper_figures"], text=True
-            )
-            assert not changed
+        expected = {f"{stage}_{name}": 1 for stage in ("predict", "measure") for name in EXPERIMENTS}
+        expected |= {f"draw_{figure}": 1 for figure in FIGURES} | {"judge": 1}
+        assert jobs == expected | dict.fromkeys(targets, 1)
+
+
+def without_network():
+    """Words before a command that take the network from it, where that is allowed."""
+    words = ["unshare", "--net", "--map-root-user"]
+    works = shutil.which(words[0]) and not subprocess.run([*words, "true"], capture_output=True).returncode
+    return words if works else []
+
+
+def test_everything_cached_is_really_made_again_and_reported(clone, tmp_path):
+    """Training rules would fail if run. Tables and ledger come out to the byte, figures as drawn elsewhere, the report is
+    one file that asks the network for nothing."""
+    here = fresh_clone(clone, tmp_path)
+    sabotage(here)
+    words = ["--cores", "2", "-F", "report", "--report-after-run", "--report", "report.html", "--config", "scale=smoke"]
+    output = snakemake(here, *words, before=without_network())
+    assert "training was started" not in output and "train_" not in output
+    changed = subprocess.check_output(["git", "-C", here, "status", "--short", "--", "results"], text=True)
+    assert not changed
+    drawn = [p for figure in FIGURES for p in figures.paths(figure, here / "paper_figures/cached/smoke")]
+    assert all(path.stat().st_size > 10_000 for path in drawn)
+    for path in figures.draw(FIGURE, here / "results/cached/smoke", tmp_path / "again"):
+        assert sha256(path) == sha256(here / "paper_figures/cached/smoke" / path.name)
+    page = (here / "report.html").read_text(encoding="utf-8")
+    for path in (*drawn, here / "results/cached/smoke/claims.html", here / "results/cached/smoke/provenance.html"):
+        assert path.suffix == ".pdf" or f"{path.parent.relative_to(here)}/{path.name}" in page
+    for caption in (here / "workflow/report").glob("fig*.rst"):
+        assert caption.stem not in FIGURES or re.match(r"\*\*(\w+)", caption.read_text())[1] in page
+    assert not re.search(r"""<(script|link|img|iframe)[^>]*(src|href)=["']https?:""", page)
+
+
+@pytest.mark.parametrize("figure", [FIGURE, WIDEST])
+def test_a_cached_figure_plans_only_its_own(clone, figure):
+    jobs = planned(snakemake(clone, "-n", "-F", f"cached_{figure}", "--config", "scale=smoke"))
+    needs = FIGURES[figure][1]
+    expected = {f"{stage}_{name}": 1 for stage in ("predict", "measure") for name in needs}
+    assert jobs == expected | {f"draw_{figure}": 1, f"cached_{figure}": 1}
+
+
+def test_the_users_configuration_does_not_reach_the_shipped_runs(clone):
+    """What is done with them is the same, whatever the user's parameters are."""
+    words = ["--workflow-profile", "none", "-n", "-F", "--printshellcmds", "cached"]
+    plain = snakemake(clone, *words, "--config", "scale=smoke")
+    changed = snakemake(clone, *words, "--config", "scale=smoke", "growth={lr: 0.0123, shards: 5}")
+    commands = [sorted(re.findall(r"python -m ctadam .*", output)) for output in (plain, changed)]
+    assert commands[0] == commands[1] and len(commands[0]) > len(EXPERIMENTS)
+    # And what they were made with can be asked for again.
+    output = snakemake(clone, "-n", "--configfile", "results/cached/smoke/config.yaml")
+    assert "Nothing to be done" in output
+
+
+def test_forcing_everything_retrains_everything(clone):
+    jobs = planned(snakemake(clone, "-n", "--forceall", "--config", "scale=smoke"))
+    for experiment in EXPERIMENTS:
+        assert jobs[f"train_{experiment}"] == config.read("smoke")[experiment]["shards"]
+        assert jobs[f"predict_{experiment}"] == jobs[f"measure_{experiment}"] == 1
+    assert jobs["judge"] == 1 and all(jobs[f"draw_{figure}"] == 1 for figure in FIGURES)
+
+
+def test_verify_plans_nothing_but_itself(clone):
+    assert planned(snakemake(clone, "-n", "verify", "--config", "scale=smoke")) == {"verify": 1}
 
 
 def test_a_missing_shipped_run_is_loud(clone, tmp_path):
@@ -163,22 +237,19 @@ def test_edited_code_retrains_the_fresh_tree_and_a_touch_does_not(clone):
     assert {name for name in jobs if name.startswith("train")} == {"train_tightness"}
 
 
-def test_a_changed_parameter_reaches_the_run(clone):
-    """The rule hands the user's changes to the command, quoted: the provenance of the run has them."""
-    import json
-
-    snakemake(
-        clone,
-        "--cores",
-        "1",
-        "results/fresh/smoke/tightness/measurements.csv",
-        "--config",
-        "scale=smoke",
-        "tightness={draws: 123}",
-    )
-    record = json.loads((clone / "results/fresh/smoke/tightness/shard-1-of-1.json").read_text())
+def test_a_run_that_is_there_is_really_made_again_with_a_changed_parameter(clone, tmp_path):
+    """Through the rules: the user's change reaches the command, quoted, and the provenance of the run has it; forced, it is
+    made again to the same bytes."""
+    here = fresh_clone(clone, tmp_path)
+    words = ["--cores", "1", "results/fresh/smoke/tightness/measurements.csv"]
+    changes = ["--config", "scale=smoke", "tightness={draws: 123}"]
+    snakemake(here, *words, *changes)
+    path = here / "results/fresh/smoke/tightness/shard-1-of-1.json"
+    record, made = json.loads(path.read_text()), path.stat().st_mtime_ns
     assert record["parameters"]["draws"] == 123 and record["rows"] == 286
-    snakemake(clone, "--cores", "1", "--config", "scale=smoke")  # as it was, for the tests beside this one
+    assert "Nothing to be done" in snakemake(here, *words, *changes)
+    snakemake(here, "--forceall", *words, *changes)
+    assert path.stat().st_mtime_ns != made and json.loads(path.read_text())["sha256"] == record["sha256"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """The command line. Every rule of the workflow is one of these commands, and any of them can be typed by hand.
 
 ``ctadam stability`` answers for a pair of betas; ``run``, ``predict``, ``measure``, ``draw`` and ``judge`` are the five
-stages; ``promote`` turns fresh results into shipped ones.
+stages; ``promote`` turns fresh results into shipped ones, ``results`` lists those, and ``verify`` checks them.
 """
 
 import argparse
+import contextlib
 import logging
 import sys
 import time
@@ -128,49 +129,58 @@ def _run(args):
         log.info("%s: %d rows", path, len(table))
 
 
-def _derive(args, stage, name):
+def _derive(args, name):
     """Write one derived table of an experiment."""
-    from ctadam.experiments import load
-    from ctadam.provenance import write_atomically
-    from ctadam.store import read_runs
+    from ctadam import derive
+    from ctadam.provenance import write_derived
+    from ctadam.store import sources
 
-    module = load(args.experiment, stage)
-    if stage == "predictions":
-        runs = read_runs(args.results, args.experiment, module.COLUMNS)
-        keys = [column for column in module.COLUMNS if column != "step"]
-        table = module.predict(runs.groupby(keys, sort=False, dropna=False, as_index=False)["step"].max())
-    else:
-        table = module.measure(read_runs(args.results, args.experiment))
     path = Path(args.results) / args.experiment / f"{name}.csv"
-    # Twelve digits: more than the tightest tolerance of a claim, fewer than the rounding of different processors.
-    write_atomically(path, lambda p: table.to_csv(p, index=False, float_format="%.12g"))
+    with _columns(args.results):
+        table = derive.table(args.results, args.experiment, name)
+    write_derived(table, path, sources(args.results, args.experiment))
     log.info("%s: %d rows", path, len(table))
 
 
+@contextlib.contextmanager
+def _columns(results):
+    """A column that the code asks a table for and does not find is the table's fault, and said in one line."""
+    try:
+        yield
+    except (KeyError, NameError) as error:  # NameError: pandas' query
+        if isinstance(error, NameError) and not type(error).__module__.startswith("pandas"):
+            raise
+        log.debug("", exc_info=True)
+        raise ArtifactError(
+            f"a table in {results} lacks what this code asks for ({error}): it was made by other code; make it again"
+        ) from error
+
+
 def _predict(args):
-    _derive(args, "predictions", "predictions")
+    _derive(args, "predictions")
 
 
 def _measure(args):
-    _derive(args, "measurements", "measurements")
+    _derive(args, "measurements")
 
 
 def _draw(args):
     from ctadam.figures import draw
 
-    for path in draw(args.figure, args.results, args.out):
+    with _columns(args.results):
+        paths = draw(args.figure, args.results, args.out)
+    for path in paths:
         log.info("%s", path)
 
 
 def _judge(args):
     from ctadam import claims
-    from ctadam.provenance import write_atomically
 
-    ledger = claims.judge(args.results, args.experiments)
+    with _columns(args.results):
+        ledger = claims.judge(args.results, args.experiments)
     if args.shipped:
         ledger = claims.beside(ledger, args.shipped)
-    path = Path(args.results) / "claims.csv"
-    write_atomically(path, lambda p: ledger.to_csv(p, index=False))
+    path = claims.write(ledger, args.results)
     print(claims.as_text(ledger))
     log.info("%s: %d claims", path, len(ledger))
 
@@ -183,6 +193,59 @@ def _promote(args):
     for path in promote(args.scale, experiments=experiments, force=args.force):
         log.info("%s", path)
     log.info("now redraw and judge them: snakemake --cores 1 cached --config scale=%s", args.scale)
+
+
+def _results(args):
+    from ctadam import shipped
+    from ctadam.config import root
+
+    cached = root() / "results" / "cached"
+    if args.which is None:
+        print(shipped.listing(cached))
+        return
+    scale, separator, experiment = args.which.partition("/")
+    if not separator:
+        raise ArtifactError(f"{args.which!r} is not SCALE/EXPERIMENT, such as laptop/growth")
+    print(shipped.details(cached, scale, experiment))
+
+
+def _verify(args):
+    from ctadam import verify
+    from ctadam.config import root
+
+    results = root() / "results" / "cached" / args.scale
+    seed = time.time_ns() % 10**6 if args.seed is None else args.seed
+    checks = verify.verify(
+        results,
+        device=args.device,
+        seed=seed,
+        report=lambda check: log.info("%-14s  %s: %s", check.outcome, check.what, check.note),
+    )
+    bad = sum(check.outcome == verify.DIFFERS for check in checks)
+    if bad:
+        raise ArtifactError(f"{bad} of {len(checks)} checks of {results} failed (sample: --seed {seed})")
+    left = sum(check.outcome == verify.CANNOT for check in checks)
+    log.info(
+        "verified %s: %d checks%s (sample: --seed %d)",
+        results,
+        len(checks),
+        f", {left} not possible here" * (left > 0),
+        seed,
+    )
+
+
+def _readme(args):
+    from ctadam import pages
+    from ctadam.config import root
+
+    log.info("%s", pages.update_readme(root()))
+
+
+def _pages(args):
+    from ctadam import pages
+
+    for path in pages.write_report_pages(args.results):
+        log.info("%s", path)
 
 
 def _shard(text):
@@ -257,6 +320,19 @@ def _parser():
         help="only the claims of these; default: all",
     )
     sub.add_argument("--shipped", metavar="CSV", help="a ledger whose values are shown beside these")
+
+    sub = command("results", _results, "What is shipped: every experiment's runs, or one's provenance and summary.")
+    sub.add_argument("which", nargs="?", metavar="SCALE/EXPERIMENT", help="such as laptop/growth; default: list all")
+
+    sub = command("verify", _verify, "Check the shipped results: all hashes, and a sample of the runs made again here.")
+    sub.add_argument("scale", nargs="?", choices=SCALES, default="laptop")
+    sub.add_argument("--seed", type=int, metavar="N", help="which sample; default: another each time")
+    sub.add_argument("--device", default="auto", help="cpu, cuda, …; default: auto")
+
+    command("readme", _readme, "Renew the README's table of figures from the shipped results.")
+
+    sub = command("pages", _pages, "Write the ledger and the provenance of results as HTML, for the report.")
+    sub.add_argument("results", metavar="RESULTS")
 
     sub = command("promote", _promote, "Copy complete fresh results of a scale to results/cached.")
     sub.add_argument("scale", choices=SCALES)

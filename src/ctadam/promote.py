@@ -1,44 +1,28 @@
 """From fresh to shipped: complete raw runs are copied to ``results/cached/<scale>`` and listed in its ``SHA256SUMS``.
 
-The list is what ``sha256sum -c`` reads, and what the workflow takes for the inputs of its cached targets.
+The list is what ``sha256sum -c`` reads, and what the workflow takes for the inputs of its cached targets. The parameters of
+the shipped runs stand beside it as a configuration of their own, whatever the checkout's say by then.
 """
 
+import logging
 import shutil
 from pathlib import Path
 
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS
-from ctadam.provenance import is_complete, provenance_path, sha256, write_atomically
-from ctadam.store import shard_paths
+from ctadam.provenance import provenance_path, read_provenance, sha256, write_atomically
+from ctadam.store import DERIVED, MANIFEST, checked_shards, read_manifest
 
-MANIFEST = "SHA256SUMS"
+log = logging.getLogger("ctadam")
 
-
-def read_manifest(directory):
-    """``{relative path: sha256}`` of the raw runs shipped in a directory.
-
-    Raises:
-        ArtifactError: there is no manifest, or a line of it cannot be read.
-    """
-    path = Path(directory) / MANIFEST
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        shipped = sorted(p.parent.name for p in Path(directory).parent.glob(f"*/{MANIFEST}"))
-        raise ArtifactError(
-            f"no shipped results in {directory} (scales with shipped results: {', '.join(shipped) or 'none'})"
-        ) from error
-    entries = {}
-    for line in lines:
-        digest, separator, name = line.partition("  ")
-        if not separator or len(digest) != 64:
-            raise ArtifactError(f"{path}: cannot read the line {line!r}")
-        entries[name] = digest
-    return entries
+#: The parameters of the shipped runs, in the form of ``workflow/config``; Snakemake's ``--configfile`` reads it.
+CONFIG = "config.yaml"
 
 
 def promote(scale, *, results="results", experiments=tuple(EXPERIMENTS), force=False):
     """Copy fresh raw runs and their provenance to the shipped tree.
+
+    Tables derived from runs that are replaced are removed, because they belong to other runs.
 
     Args:
         scale: which scale.
@@ -50,29 +34,71 @@ def promote(scale, *, results="results", experiments=tuple(EXPERIMENTS), force=F
         Paths written.
 
     Raises:
-        ArtifactError: fresh runs are missing or incomplete (nothing is copied then), or shipped ones are in the way.
+        ArtifactError: fresh runs are missing, incomplete, mixed or of another scale (nothing is copied then), or shipped
+            ones are in the way.
     """
     fresh, cached = Path(results) / "fresh" / scale, Path(results) / "cached" / scale
-    sources = {experiment: shard_paths(fresh, experiment) for experiment in experiments}
-    for path in (p for paths in sources.values() for p in paths):
-        if not is_complete(path):
-            raise ArtifactError(f"{path} is incomplete or damaged: run it again before promoting it")
-    manifest = read_manifest(cached) if (cached / MANIFEST).exists() else {}
+    sources = {}
     for experiment in experiments:
-        shipped = [name for name in manifest if name.startswith(f"{experiment}/")]
-        if shipped and not force:
+        try:
+            sources[experiment] = checked_shards(fresh, experiment)
+        except ArtifactError as error:
+            raise ArtifactError(f"{experiment} is incomplete or damaged and cannot be promoted: {error}") from error
+        for path, record in sources[experiment].items():
+            if record.get("scale") != scale:
+                raise ArtifactError(f"{path} was made at scale {record.get('scale')!r}, not {scale!r}: run it again")
+            if str(record.get("commit")).endswith("-dirty") or not record.get("commit"):
+                log.warning("%s was made by code that no commit holds (%s)", path, record.get("commit"))
+    manifest = read_manifest(cached) if (cached / MANIFEST).exists() else {}
+    shipped = {experiment: [n for n in manifest if n.startswith(f"{experiment}/")] for experiment in experiments}
+    for experiment, names in shipped.items():
+        if (names or any((cached / experiment).glob("shard-*"))) and not force:
             raise ArtifactError(f"{cached / experiment} already holds shipped runs: --force replaces them")
-        for name in shipped:
-            (cached / name).unlink(missing_ok=True)
-            del manifest[name]
     written = []
     for experiment, paths in sources.items():
-        (cached / experiment).mkdir(parents=True, exist_ok=True)
+        target = cached / experiment
+        target.mkdir(parents=True, exist_ok=True)
+        kept = {path.name for table in paths for path in (table, provenance_path(table))}
         for path in (p for table in paths for p in (table, provenance_path(table))):
-            target = cached / experiment / path.name
-            shutil.copyfile(path, target)
-            manifest[f"{experiment}/{path.name}"] = sha256(target)
-            written.append(target)
+            write_atomically(target / path.name, lambda temporary, path=path: shutil.copyfile(path, temporary))
+            manifest[f"{experiment}/{path.name}"] = sha256(target / path.name)
+            written.append(target / path.name)
+        # Only now is there something in the place of what was shipped before.
+        for old in target.glob("shard-*"):
+            if old.name not in kept:
+                old.unlink()
+                manifest.pop(f"{experiment}/{old.name}", None)
+        manifest = {n: d for n, d in manifest.items() if (cached / n).exists()}
+        for name in DERIVED:
+            for old in (target / f"{name}.csv", target / f"{name}.json"):
+                old.unlink(missing_ok=True)
+    _write_config(cached, scale, manifest)
+    manifest[CONFIG] = sha256(cached / CONFIG)
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(manifest.items()))
     write_atomically(cached / MANIFEST, lambda p: Path(p).write_text(text, encoding="utf-8"))
-    return [*written, cached / MANIFEST]
+    return [*written, cached / CONFIG, cached / MANIFEST]
+
+
+def shipped_experiments(directory):
+    """``{experiment: provenances of its shards}`` of a shipped directory, as its manifest lists them."""
+    found = {}
+    for name in sorted(read_manifest(directory)):
+        experiment, separator, file = name.partition("/")
+        if separator and file.endswith(".parquet"):
+            found.setdefault(experiment, []).append(read_provenance(Path(directory) / name))
+    return found
+
+
+def _write_config(cached, scale, manifest):
+    import yaml
+
+    sections = {}
+    for name in sorted(manifest):
+        if name.endswith(".parquet"):
+            record = read_provenance(cached / name)
+            sections[record["experiment"]] = record["parameters"]
+    ordered = {name: sections[name] for name in EXPERIMENTS if name in sections}
+    text = f"# What the runs shipped here were made with. Made by `ctadam promote {scale}`.\n" + yaml.safe_dump(
+        {"scale": scale, **ordered}, sort_keys=False, allow_unicode=True, width=120
+    )
+    write_atomically(cached / CONFIG, lambda p: Path(p).write_text(text, encoding="utf-8"))

@@ -130,7 +130,27 @@ def write_table(table, path, details):
     """
     make_room(path)
     write_atomically(path, lambda p: table.to_parquet(p, index=False, compression="zstd"))
-    record = {"file": Path(path).name, "sha256": sha256(path), "rows": len(table), **details, **environment()}
+    _write_record(path, table, {**details, **environment()})
+
+
+def write_derived(table, path, sources):
+    """Write a derived table as CSV, with a record beside it of its sha256 and of what it was made from.
+
+    The record holds no time, version or commit: the same data give the same bytes.
+
+    Args:
+        table: DataFrame.
+        path: ``….csv``.
+        sources: ``{name: sha256}`` of the files it was made from.
+    """
+    make_room(path)
+    # Twelve digits: more than the tightest tolerance of a claim, fewer than the rounding of different processors.
+    write_atomically(path, lambda p: table.to_csv(p, index=False, float_format="%.12g"))
+    _write_record(path, table, {"made_from": sources})
+
+
+def _write_record(path, table, details):
+    record = {"file": Path(path).name, "sha256": sha256(path), "rows": len(table), **details}
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     write_atomically(provenance_path(path), lambda p: Path(p).write_text(text, encoding="utf-8"))
 
@@ -139,20 +159,23 @@ def read_provenance(path):
     """The provenance of a result.
 
     Raises:
-        ArtifactError: it is missing or is no JSON.
+        ArtifactError: it is missing, is no JSON, or does not say which bytes it speaks of.
     """
     beside = provenance_path(path)
     try:
-        return json.loads(beside.read_text(encoding="utf-8"))
+        record = json.loads(beside.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArtifactError(f"{path} has no provenance ({beside}): the run that wrote it did not finish") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{beside} is damaged: {error}") from error
+    if not isinstance(record, dict) or "sha256" not in record:
+        raise ArtifactError(f"{beside} is damaged: it holds no sha256")
+    return record
 
 
 def is_complete(path):
     """Whether a result is there, whole: its bytes are those that its provenance speaks of."""
     try:
         return read_provenance(path)["sha256"] == sha256(path)
-    except (ArtifactError, OSError, KeyError):
+    except (ArtifactError, OSError):
         return False

@@ -1,18 +1,59 @@
-"""Raw runs on disk: ``<results>/<experiment>/shard-<i>-of-<n>.parquet``, each with its provenance beside it.
+"""Raw runs on disk: ``<results>/<experiment>/shard-<i>-of-<n>.parquet``, each with its provenance beside it; and the tables
+derived from them, each with a record of what it was made from.
 
-Every later stage reads runs through here, so that no stage works on half of them or on damaged ones.
+Every later stage reads through here, so that no stage works on half of the runs, on damaged ones, or on a table that was
+edited or belongs to other runs. In a shipped directory the manifest is asked too.
 """
 
 import re
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ctadam.errors import ArtifactError
-from ctadam.provenance import read_provenance, sha256
+from ctadam.provenance import provenance_path, read_provenance, sha256
 
+#: List of a shipped directory's raw runs with their digests, in the form that ``sha256sum -c`` reads.
+MANIFEST = "SHA256SUMS"
+#: Derived tables of an experiment, and the commands that make them.
+DERIVED = {"predictions": "predict", "measurements": "measure"}
 _SHARD = re.compile(r"shard-(\d+)-of-(\d+)\.parquet")
+
+
+def read_manifest(directory):
+    """``{relative path: sha256}`` of the raw runs shipped in a directory.
+
+    Raises:
+        ArtifactError: there is no manifest, or a line of it cannot be read.
+    """
+    path = Path(directory) / MANIFEST
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path} is damaged: {error}; {_again(path)}") from error
+    except OSError as error:
+        shipped = sorted(p.parent.name for p in Path(directory).parent.glob(f"*/{MANIFEST}"))
+        raise ArtifactError(
+            f"no shipped results in {directory} (scales with shipped results: {', '.join(shipped) or 'none'})"
+        ) from error
+    entries = {}
+    for line in lines:
+        digest, separator, name = line.partition("  ")
+        if not separator or not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise ArtifactError(f"{path}: cannot read the line {line!r}; {_again(path)}")
+        entries[name] = digest
+    return entries
+
+
+def _again(path, otherwise="run it again"):
+    """How to get an undamaged file back: from git where it was shipped, else by running again."""
+    return f"restore it with `git checkout -- {path}`" if "cached" in Path(path).parts else otherwise
+
+
+def _run(results, experiment):
+    return f"`ctadam run {experiment} --out {results}`"
 
 
 def shard_path(directory, shard, shards):
@@ -33,17 +74,66 @@ def shard_paths(results, experiment):
         if match:
             found.setdefault(int(match[2]), {})[int(match[1])] = path
     if not found:
-        raise ArtifactError(f"no runs in {directory}: make them with `ctadam run {experiment} --out {results}`")
+        raise ArtifactError(
+            f"no runs in {directory}: {_again(directory, f'make them with {_run(results, experiment)}')}"
+        )
     if len(found) > 1:
         divisions = ", ".join(map(str, sorted(found)))
         raise ArtifactError(f"{directory} holds shards of several divisions ({divisions}): delete all but one of them")
     shards, paths = found.popitem()
     missing = [i for i in range(1, shards + 1) if i not in paths]
     if missing:
-        raise ArtifactError(
-            f"{shard_path(directory, missing[0], shards)} is missing: run `ctadam run {experiment} --out {results}` again"
-        )
+        path = shard_path(directory, missing[0], shards)
+        raise ArtifactError(f"{path} is missing: {_again(path, f'run {_run(results, experiment)} again')}")
     return [paths[i] for i in range(1, shards + 1)]
+
+
+def checked_shards(results, experiment):
+    """``{path: provenance}`` of an experiment's shards, after all that can be wrong with their bytes was looked at.
+
+    Raises:
+        ArtifactError: a shard is missing, is not what its provenance or the manifest speaks of, was made for another
+            place, or with other parameters than its neighbours.
+    """
+    results = Path(results)
+    manifest = read_manifest(results) if (results / MANIFEST).exists() else None
+    records = {}
+    for path in shard_paths(results, experiment):
+        try:
+            record = read_provenance(path)
+        except ArtifactError as error:
+            raise ArtifactError(f"{error}; {_again(provenance_path(path))}") from error
+        digest = sha256(path)
+        if record["sha256"] != digest:
+            raise ArtifactError(
+                f"{path} is damaged or was edited: its sha256 is not the one in its provenance; {_again(path)}"
+            )
+        if manifest is not None:
+            _check_listed(results, path, digest, manifest)
+            _check_listed(results, provenance_path(path), sha256(provenance_path(path)), manifest)
+        # A file that was renamed or copied from elsewhere would be read as runs that it does not hold.
+        for key, value in (("file", path.name), ("experiment", experiment)):
+            if record.get(key, value) != value:
+                raise ArtifactError(
+                    f"{path} is out of place: its provenance says {key} {record[key]!r}; {_again(path)}"
+                )
+        first = next(iter(records.values()), record)
+        if record.get("parameters") != first.get("parameters"):
+            raise ArtifactError(
+                f"{path} and {next(iter(records)).name} were made with different parameters: {_again(path)}"
+            )
+        records[path] = record
+    return records
+
+
+def _check_listed(results, path, digest, manifest):
+    name = path.relative_to(results).as_posix()
+    if name not in manifest:
+        raise ArtifactError(f"{path} is not in {results / MANIFEST}: delete it, or ship it with `ctadam promote`")
+    if manifest[name] != digest:
+        raise ArtifactError(
+            f"{path} is not the file that was shipped: its sha256 is not the one in {MANIFEST}; {_again(path)}"
+        )
 
 
 def read_runs(results, experiment, columns=None):
@@ -57,25 +147,78 @@ def read_runs(results, experiment, columns=None):
     Raises:
         ArtifactError: missing, damaged or mixed shards, or a table without a wanted column.
     """
-    tables = []
-    for path in shard_paths(results, experiment):
-        recorded = read_provenance(path).get("sha256")
-        if recorded != sha256(path):
-            raise ArtifactError(f"{path} is damaged or was edited: its sha256 is not the one in its provenance")
-        lacking = set(columns or ()) - set(pq.read_schema(path).names)
-        if lacking:
-            raise ArtifactError(f"{path} lacks the column(s) {', '.join(sorted(lacking))}: it was made by other code")
-        tables.append(pd.read_parquet(path, columns=columns))
+    tables, known = [], None
+    for path in checked_shards(results, experiment):
+        try:
+            names = pq.read_schema(path).names
+            # Laid one under the other, a column that only some have would be empty for the rest, and nobody would see it.
+            known = known or names
+            lacking = (set(known) | set(columns or ())) - set(names)
+            if lacking:
+                raise ArtifactError(
+                    f"{path} lacks the column(s) {', '.join(sorted(lacking))}: it was made by other code; {_again(path)}"
+                )
+            if len(names) > len(known):
+                raise ArtifactError(
+                    f"{path} has column(s) that other shards lack ({', '.join(sorted(set(names) - set(known)))}): they "
+                    f"were made by different code; {_again(path)}"
+                )
+            tables.append(pd.read_parquet(path, columns=columns))
+        except (pa.ArrowException, OSError) as error:
+            raise ArtifactError(f"{path} cannot be read: {error}; {_again(path)}") from error
     table = pd.concat(tables, ignore_index=True)
     keys = [key for key in ("run", "step") if key in table]
     return table.sort_values(keys, ignore_index=True)
 
 
-def read_csv(results, experiment, name):
-    """A derived table (``predictions`` or ``measurements``) of one experiment."""
-    path = Path(results) / experiment / f"{name}.csv"
+def sources(results, experiment, *tables):
+    """``{name: sha256}`` of an experiment's raw runs and of those of its derived tables that are named, all checked."""
+    results = Path(results)
+    paths = {path: record["sha256"] for path, record in checked_shards(results, experiment).items()}
+    for table in tables:
+        path = results / experiment / f"{table}.csv"
+        paths[path] = check_derived(path, sources(results, experiment), _how(results, experiment, table))
+    return {path.relative_to(results).as_posix(): digest for path, digest in paths.items()}
+
+
+def _how(results, experiment, table):
+    return f"`ctadam {DERIVED[table]} {experiment} {results}`"
+
+
+def check_derived(path, made_from, how):
+    """The sha256 of a derived table, after it was compared with its record, and the record with what is there now.
+
+    Args:
+        path: the table.
+        made_from: ``{name: sha256}`` as it should be.
+        how: the command that makes the table.
+
+    Raises:
+        ArtifactError: it is missing, was edited, or was made from something else.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ArtifactError(f"{path} is missing: make it with {how}")
     try:
-        return pd.read_csv(path)
-    except OSError as error:
-        verb = {"predictions": "predict", "measurements": "measure"}[name]
-        raise ArtifactError(f"{path} is missing: make it with `ctadam {verb} {experiment} {results}`") from error
+        record = read_provenance(path)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; make it again with {how}") from error
+    digest = sha256(path)
+    if record["sha256"] != digest:
+        raise ArtifactError(
+            f"{path} is damaged or was edited: its sha256 is not the one in its record; make it again with {how}"
+        )
+    if record.get("made_from") != made_from:
+        raise ArtifactError(f"{path} was made from other tables than those beside it: make it again with {how}")
+    return digest
+
+
+def read_csv(results, experiment, name):
+    """A derived table (``predictions`` or ``measurements``) of one experiment.
+
+    Raises:
+        ArtifactError: it is missing, was edited, or was made from other runs; or the runs are damaged.
+    """
+    path = Path(results) / experiment / f"{name}.csv"
+    check_derived(path, sources(results, experiment), _how(results, experiment, name))
+    return pd.read_csv(path)

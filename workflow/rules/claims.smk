@@ -4,18 +4,11 @@ rule judge:
         runs=lambda wildcards: [
             path for name in EXPERIMENTS for path in raw(wildcards.tree, name)
         ],
-        derived=[
-            f"results/{{tree}}/{SCALE}/{name}/{table}.csv"
-            for name in EXPERIMENTS
-            for table in ("predictions", "measurements")
-        ],
+        derived=derived(EXPERIMENTS),
         code=code("claims", "measurements", "theory/stability.py"),
     output:
-        report(
-            f"results/{{tree}}/{SCALE}/claims.csv",
-            caption="../report/claims.rst",
-            category="Claims",
-        ),
+        table=f"results/{{tree}}/{SCALE}/claims.csv",
+        record=f"results/{{tree}}/{SCALE}/claims.json",
     log:
         f"results/logs/{{tree}}/{SCALE}/judge.log",
     # Last, so that the ledger is what stands at the end of the terminal's output.
@@ -42,3 +35,35 @@ rule judge:
 rule claims:
     input:
         f"results/fresh/{SCALE}/claims.csv",
+
+
+# What the report shows beside the figures: the ledger and the provenance, each a page of HTML.
+rule pages:
+    input:
+        runs=lambda wildcards: [
+            path for name in EXPERIMENTS for path in raw(wildcards.tree, name)
+        ],
+        ledger=f"results/{{tree}}/{SCALE}/claims.csv",
+        record=f"results/{{tree}}/{SCALE}/claims.json",
+        code=code("pages.py", "shipped.py"),
+    output:
+        ledger=report(
+            f"results/{{tree}}/{SCALE}/claims.html",
+            caption="../report/claims.rst",
+            category="1 Ledger",
+            labels={"runs": "{tree}", "page": "claims and verdicts"},
+        ),
+        provenance=report(
+            f"results/{{tree}}/{SCALE}/provenance.html",
+            caption="../report/provenance.rst",
+            category="3 Provenance",
+            labels={"runs": "{tree}", "page": "provenance and run times"},
+        ),
+    log:
+        f"results/logs/{{tree}}/{SCALE}/pages.log",
+    conda:
+        "../../environment.yml"
+    params:
+        scale=SCALE,
+    shell:
+        "python -m ctadam --log {log} pages results/{wildcards.tree}/{params.scale}"

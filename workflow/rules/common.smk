@@ -24,7 +24,7 @@ prepend("PATH", Path(sys.executable).parent)
 from ctadam import config as configuration
 from ctadam.errors import ArtifactError
 from ctadam import experiments, figures
-from ctadam.promote import read_manifest
+from ctadam.store import read_manifest
 
 try:
     SCALE = config.get("scale", "laptop")
@@ -74,14 +74,25 @@ def raw(tree, experiment):
             names = read_manifest(directory)
         except ArtifactError as error:
             raise WorkflowError(str(error))
-        return [
-            f"{directory}/{name}" for name in names if name.startswith(f"{experiment}/")
-        ]
+        shipped = [name for name in names if name.startswith(f"{experiment}/")]
+        if not shipped:
+            raise WorkflowError(f"no runs of {experiment} are shipped in {directory}")
+        return [f"{directory}/{name}" for name in shipped]
     shards = CONFIG[experiment]["shards"]
     stems = [
         f"{directory}/{experiment}/shard-{i}-of-{shards}" for i in range(1, shards + 1)
     ]
     return [f"{stem}.{suffix}" for stem in stems for suffix in ("parquet", "json")]
+
+
+def derived(experiments):
+    """The derived tables of some experiments, and the records of what they were made from, in either tree."""
+    return [
+        f"results/{{tree}}/{SCALE}/{experiment}/{name}.{suffix}"
+        for experiment in experiments
+        for name in ("predictions", "measurements")
+        for suffix in ("csv", "json")
+    ]
 
 
 def figure_paths(tree, figure):

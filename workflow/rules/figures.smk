@@ -8,11 +8,7 @@ for figure, (module, needs) in FIGURES.items():
             runs=lambda wildcards, needs=needs: [
                 path for name in needs for path in raw(wildcards.tree, name)
             ],
-            derived=[
-                f"results/{{tree}}/{SCALE}/{name}/{table}.csv"
-                for name in needs
-                for table in ("predictions", "measurements")
-            ],
+            derived=derived(needs),
             code=code(
                 f"figures/{module}.py",
                 "figures/style.py",
@@ -20,13 +16,12 @@ for figure, (module, needs) in FIGURES.items():
                 "measurements",
             ),
         output:
+            f"paper_figures/{{tree}}/{SCALE}/{module}.pdf",
             report(
-                [
-                    f"paper_figures/{{tree}}/{SCALE}/{module}.{suffix}"
-                    for suffix in ("pdf", "png")
-                ],
+                f"paper_figures/{{tree}}/{SCALE}/{module}.png",
                 caption=f"../report/{figure}.rst",
-                category="Figures",
+                category="2 Figures",
+                labels={"figure": figure, "runs": "{tree}"},
             ),
         log:
             f"results/logs/{{tree}}/{SCALE}/draw_{figure}.log",

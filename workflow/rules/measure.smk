@@ -10,7 +10,8 @@ for experiment in EXPERIMENTS:
             ),
             code=code("measurements", "theory"),
         output:
-            f"results/{{tree}}/{SCALE}/{experiment}/measurements.csv",
+            table=f"results/{{tree}}/{SCALE}/{experiment}/measurements.csv",
+            record=f"results/{{tree}}/{SCALE}/{experiment}/measurements.json",
         log:
             f"results/logs/{{tree}}/{SCALE}/measure_{experiment}.log",
         conda:

@@ -10,7 +10,8 @@ for experiment in EXPERIMENTS:
             ),
             code=code("predictions", "theory"),
         output:
-            f"results/{{tree}}/{SCALE}/{experiment}/predictions.csv",
+            table=f"results/{{tree}}/{SCALE}/{experiment}/predictions.csv",
+            record=f"results/{{tree}}/{SCALE}/{experiment}/predictions.json",
         log:
             f"results/logs/{{tree}}/{SCALE}/predict_{experiment}.log",
         conda:

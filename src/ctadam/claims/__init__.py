@@ -15,9 +15,12 @@ import pandas as pd
 from ctadam.claims.rules import CLAIMS, CONTRADICTED, INCONCLUSIVE, REPRODUCED, Evidence, Outcome
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS
+from ctadam.provenance import is_complete, write_derived
+from ctadam.store import DERIVED, check_derived, sources
 
 __all__ = [
-    "CLAIMS", "COLUMNS", "CONTRADICTED", "INCONCLUSIVE", "REPRODUCED", "Evidence", "Outcome", "as_text", "beside", "judge",
+    "CLAIMS", "COLUMNS", "CONTRADICTED", "INCONCLUSIVE", "REPRODUCED", "Evidence", "Outcome", "as_text", "beside",
+    "check_ledger", "judge", "ledger_path", "read_ledger", "sources_of_ledger", "write",
 ]  # fmt: skip
 
 COLUMNS = [
@@ -26,8 +29,9 @@ COLUMNS = [
 
 for _name in EXPERIMENTS:
     importlib.import_module(f"ctadam.claims.{_name}")
-#: Stability, ε, trajectories, generalization, norms, k-Adam, long runs; within each by number.
-CLAIMS.sort(key=lambda claim: ("SETGNKL".index(claim.id[0]), int(claim.id[1:])))
+#: Stability, ε, trajectories, generalization, norms, k-Adam, long runs, then any other; within each by number.
+_ORDER = "SETGNKL"
+CLAIMS.sort(key=lambda claim: (_ORDER.find(claim.id[0]) % (len(_ORDER) + 1), claim.id[0], int(claim.id[1:])))
 
 
 def judge(results, experiments=None):
@@ -60,19 +64,59 @@ def judge(results, experiments=None):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def ledger_path(results):
+    """Where the ledger of a scale's results is."""
+    return Path(results) / "claims.csv"
+
+
+def sources_of_ledger(results):
+    """``{name: sha256}`` of all that a ledger is made from: raw runs and derived tables of every experiment, checked."""
+    found = {}
+    for experiment in dict.fromkeys(claim.experiment for claim in CLAIMS):
+        found |= sources(results, experiment, *DERIVED)
+    return found
+
+
+def write(ledger, results):
+    """Write a ledger beside the results that it judges, with a record of what it was made from; gives its path."""
+    path = ledger_path(results)
+    write_derived(ledger, path, sources_of_ledger(results))
+    return path
+
+
+def read_ledger(path):
+    """A ledger as it was written, all its cells text.
+
+    Raises:
+        ArtifactError: it is missing or was edited.
+    """
+    path = Path(path)
+    if not is_complete(path):
+        if not path.exists():
+            raise ArtifactError(f"there is no ledger {path}: make it with `ctadam judge {path.parent}`")
+        raise ArtifactError(
+            f"the ledger {path} was edited, or its record is missing: make it again with `ctadam judge {path.parent}`"
+        )
+    return pd.read_csv(path, keep_default_na=False, dtype=str)
+
+
+def check_ledger(results):
+    """Raise an `ArtifactError` if the ledger of these results was edited, or judges other tables than lie there."""
+    check_derived(ledger_path(results), sources_of_ledger(results), f"`ctadam judge {results}`")
+
+
 def beside(ledger, shipped):
-    """The ledger with the shipped values in a column ``shipped`` before its own.
+    """The ledger with the shipped values and verdicts in columns ``shipped`` and ``shipped_verdict`` before its own.
 
     Args:
         ledger: from `judge`.
         shipped: path of the shipped ledger.
     """
-    try:
-        other = pd.read_csv(shipped, keep_default_na=False).set_index("id")["value"]
-    except (OSError, KeyError, pd.errors.ParserError) as error:
-        raise ArtifactError(f"cannot read the shipped ledger {shipped}: {error}") from error
+    other = read_ledger(shipped).set_index("id")
     ledger = ledger.copy()
-    ledger.insert(ledger.columns.get_loc("value"), "shipped", ledger["id"].map(other).fillna(""))
+    for column, before in (("shipped", "value"), ("shipped_verdict", "verdict")):
+        values = ledger["id"].map(other[before]).fillna("")
+        ledger.insert(ledger.columns.get_loc(before), column, values)
     return ledger
 
 
@@ -82,6 +126,8 @@ def as_text(ledger):
     for row in ledger.to_dict("records"):
         lines.append(f"{row['id']:<4} {row['verdict']:<13} [{row['source']}] {row['claim']}")
         shipped = f"  (shipped: {row['shipped']})" if row.get("shipped") else ""
+        if row.get("shipped_verdict") not in (None, "", row["verdict"]):
+            shipped += f"; the shipped runs say {row['shipped_verdict']}"
         if row["value"]:
             lines.append(f"{'':18} predicted {row['prediction']}; measured {row['value']}{shipped}")
         if row["note"]:

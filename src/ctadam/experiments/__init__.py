@@ -3,7 +3,10 @@
 An experiment is a module ``ctadam.experiments.<name>`` with
 
 - ``points(parameters)``: the table of runs that the parameters ask for, a row a run;
-- ``run(points, parameters, *, device, progress)``: those runs, done: the tidy table, and what belongs in its provenance.
+- ``run(points, parameters, *, device, progress)``: those runs, done: the tidy table, and what belongs in its provenance;
+- ``cost(points)``: units of work in them and what a unit is called, for the progress line;
+- ``SHORTENED = False``, where the first steps of a run depend on how many there will be: `ctadam.verify` cuts runs short
+  that have a number of ``steps``, unless this is there.
 
 Its predictions, measurements and figures are the modules of the same name in `ctadam.predictions`,
 `ctadam.measurements` and `ctadam.figures`.

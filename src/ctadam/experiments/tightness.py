@@ -143,10 +143,13 @@ def _one_stage(points, parameters, device, progress):
     # (β/γ)^j, scaled so that the largest of j ≤ n is 1.
     slope = beta2.log() - beta1.log()
     offset = torch.where(slope > 0, last * slope, torch.zeros_like(slope))
+    # Drawn for all runs, whichever of them are points here: a run does not depend on the runs beside it.
+    count = 2 * parameters["draws"] + parameters["wedge"]
+    places = torch.tensor(points["run"].to_numpy())
     generator = torch.Generator().manual_seed(parameters["seed"])
     average, square, found = (torch.zeros_like(beta1) for _ in range(3))
     for n in range(int(last.max()) + 1):
-        noise, scale = torch.randn((2, len(points)), dtype=torch.float64, generator=generator).to(device)
+        noise, scale = torch.randn((2, count), dtype=torch.float64, generator=generator)[:, places].to(device)
         # A normal variable times a log-normal one: gradients of very different sizes in one run.
         gradient = torch.where(worst, (n * slope - offset).exp(), noise * (3 * scale).exp())
         # Once a run is past its own step it no longer matters; a zero keeps it from overflowing.

@@ -1,0 +1,23 @@
+"""From raw runs to an experiment's derived tables: what theory predicts for each run, and what each run shows."""
+
+from ctadam.experiments import load
+from ctadam.store import read_runs
+
+
+def table(results, experiment, name):
+    """A derived table, made anew.
+
+    Args:
+        results: directory of one scale.
+        experiment: its name.
+        name: ``predictions`` (from the runs' parameters alone) or ``measurements``.
+
+    Raises:
+        ArtifactError: the raw runs are missing or damaged.
+    """
+    module = load(experiment, name)
+    if name == "measurements":
+        return module.measure(read_runs(results, experiment))
+    runs = read_runs(results, experiment, module.COLUMNS)
+    keys = [column for column in module.COLUMNS if column != "step"]
+    return module.predict(runs.groupby(keys, sort=False, dropna=False, as_index=False)["step"].max())

@@ -1,0 +1,91 @@
+"""docs/changing.md: its example experiment is added to a copy of the checkout as the page says, and run."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+BLOCK = r"\n\n```\w+\n(.*?)```"
+
+
+@pytest.fixture(scope="module")
+def page(root):
+    return (root / "docs/changing.md").read_text(encoding="utf-8")
+
+
+def apply(page, directory):
+    """Follow the page's instructions; gives the files it touched."""
+    touched = []
+    for path, text in re.findall(r"New file `([^`]+)`[^\n]*" + BLOCK, page, re.DOTALL):
+        assert not (directory / path).exists()
+        (directory / path).write_text(text, encoding="utf-8")
+        touched.append(path)
+    for path, line, text in re.findall(r"In `([^`]+)`, after the line `([^`]+)`[^\n]*" + BLOCK, page, re.DOTALL):
+        old = (directory / path).read_text(encoding="utf-8")
+        assert f"\n{line}\n" in old, path
+        (directory / path).write_text(old.replace(f"\n{line}\n", f"\n{line}\n{text}", 1), encoding="utf-8")
+        touched.append(path)
+    for paths, text in re.findall(r"At the end of ([^\n]+):" + BLOCK, page, re.DOTALL):
+        for path in re.findall(r"`([^`]+)`", paths):
+            with open(directory / path, "a", encoding="utf-8") as file:
+                file.write(text)
+            touched.append(path)
+    return touched
+
+
+@pytest.fixture(scope="module")
+def changed(root, page, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("changed")
+    for name in ("src", "workflow", "profiles"):
+        shutil.copytree(root / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "environment.yml", "pyproject.toml"):
+        shutil.copy(root / name, directory)
+    return directory, apply(page, directory)
+
+
+def test_the_page_names_every_stage(changed):
+    _, touched = changed
+    stages = {path.split("/")[2] for path in touched if path.startswith("src/")}
+    assert stages == {"experiments", "predictions", "measurements", "claims", "figures"} and len(touched) == 12
+
+
+def test_the_example_runs_and_its_claim_is_judged(changed):
+    directory, _ = changed
+    words = ["--cores", "1", "fig10", "--config", "scale=smoke"]
+    done = subprocess.run([sys.executable, "-m", "snakemake", *words], cwd=directory, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (directory / "paper_figures/fresh/smoke/fig10_silence.png").stat().st_size > 10_000
+    code = """
+import json, sys
+sys.path.insert(0, "src")
+from ctadam import claims, pages, verify
+claim = next(c for c in claims.CLAIMS if c.id == "X1")
+outcome = claim.judge(claims.Evidence("results/fresh/smoke", "silence"))
+check = verify.rerun("results/fresh/smoke", "silence", device="cpu")
+print(json.dumps([outcome.verdict, check.outcome, claims.CLAIMS[-1].id, pages.caption_title(".", "fig10")]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["reproduced", "identical", "X1", "A coordinate without gradients"]
+
+
+def test_the_example_is_written_as_the_rest(changed):
+    directory, touched = changed
+    files = [path for path in touched if path.endswith(".py")]
+    for words in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *words, *files], cwd=directory, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def test_every_scale_of_the_example_is_valid(changed):
+    directory, _ = changed
+    code = "from ctadam import config; [config.resolve(scale) for scale in config.SCALES]; print(config.root())"
+    environment = {"PYTHONPATH": str(directory / "src"), "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.strip() == str(directory)
