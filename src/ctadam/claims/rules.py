@@ -90,12 +90,15 @@ def bootstrap(function, *columns, vectorized=False):
     columns = tuple(np.asarray(c, dtype=np.float64) for c in columns)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        interval = stats.bootstrap(
+        found = stats.bootstrap(
             columns, function, paired=True, vectorized=vectorized, n_resamples=9999, rng=np.random.default_rng(0)
-        ).confidence_interval
-    estimate = function(*columns)
-    # BCa is undefined where all resamples agree; the statistic then has no spread to speak of.
-    return tuple(float(x) if np.isfinite(x) else float(estimate) for x in (estimate, interval.low, interval.high))
+        )
+    low, high = found.confidence_interval
+    if not (np.isfinite(low) and np.isfinite(high)):
+        # BCa is undefined where all resamples agree, or where the statistic does not exist for some of them.
+        finite = found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)]
+        low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
+    return float(function(*columns)), float(low), float(high)
 
 
 def with_interval(value, low, high, form=".3g"):

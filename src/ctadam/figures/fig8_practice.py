@@ -188,6 +188,8 @@ def _long(ax, runs, table):
         steps = runs[(runs["run"] == run.run) & np.isfinite(runs["update_max"])]
         color = colors(norm(run.C))
         ax.plot(steps["step"], steps["update_max"], lw=0.8, color=color)
+        if run.diverged_at >= 0:
+            ax.plot(steps["step"].iloc[-1], steps["update_max"].iloc[-1], "x", ms=5, mew=1.2, color=color)
         if run.rate_exact > 0:
             last = min(length, limits[1] * np.log(10) / run.rate_exact)
             ax.plot([0, last], [1, np.exp(run.rate_exact * last)], style.LINES["paper"], lw=0.8, color=color)
@@ -202,7 +204,7 @@ def _long(ax, runs, table):
         )  # fmt: skip
     handles = [
         Line2D([], [], color="0.3", lw=0.8, label="largest update"),
-        Line2D([], [], color="0.3", lw=0.8, ls=style.LINES["paper"], label="exact rate from the start"),
+        Line2D([], [], color="0.3", lw=0.8, ls=style.LINES["paper"], label="exact rate"),
     ]
     ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 0.09))  # above the stable runs, below the others
     ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="long runs")
