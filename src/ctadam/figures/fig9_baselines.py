@@ -47,8 +47,15 @@ def _sensitivity(ax, rows, task):
             )  # fmt: skip
     guess = rows["guess"].iloc[0]
     ax.axhline(guess, color="0.6", lw=0.8, ls=":", zorder=0)
-    ax.annotate("a guess", (1, guess), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
-                fontsize=6, color="0.4")  # fmt: skip
+    ax.annotate(
+        "a guess",
+        (0, guess),
+        (3, 2),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        fontsize=6,
+        color="0.4",
+    )
     ax.set(xscale="log", xlabel=r"learning rate $\eta$", ylabel=name, title=f"{task}: sensitivity")
     if task == "text":
         low = (sign * means["value"]).min()
@@ -76,5 +83,7 @@ def _tuned(ax, rows, equal, task):
     ax.plot([], [], "o", color="0.4", mfc="w", label="equal optimizer traffic")
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.19), ncols=2, handletextpad=0.1, columnspacing=0.8)
     ax.set_yticks(range(len(order)), [c.replace("2-Adam unsmoothed", "unsmoothed") for c in order])
+    for label in ax.get_yticklabels():
+        label.set_fontweight("bold" if label.get_text() in ("2-Adam, tuned", "AdamW") else "normal")
     ax.set_ylim(len(order) - 0.5, -0.5)
     ax.set(xlabel=name, title=f"{task}: tuned")

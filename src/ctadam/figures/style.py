@@ -23,7 +23,7 @@ STRATEGY_COLORS = {"inverse-exp": _PALETTE[0], "uniform": _PALETTE[1], "exp": _P
 STRATEGY_MARKERS = {"inverse-exp": "o", "uniform": "s", "exp": "^", "naive": "D"}
 FAMILY_COLORS = {
     "2-Adam": _PALETTE[0], "2-Adam unsmoothed": _PALETTE[9], "AdamW": "0.15", "NAdam": _PALETTE[1], "RAdam": _PALETTE[2],
-    "Adamax": _PALETTE[8], "RMSprop": _PALETTE[3], "Adagrad": _PALETTE[4], "SGD, momentum": _PALETTE[5],
+    "Adamax": _PALETTE[7], "RMSprop": _PALETTE[3], "Adagrad": _PALETTE[4], "SGD, momentum": _PALETTE[5],
 }  # fmt: skip
 FAMILY_MARKERS = dict(zip(FAMILY_COLORS, "oPsvD^X*p", strict=True))
 MODEL_LINES = {"mlp": "--", "transformer": "-"}
