@@ -24,7 +24,7 @@ prepend("PATH", Path(sys.executable).parent)
 from ctadam import config as configuration
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS
-from ctadam.figures import FIGURES, paths
+from ctadam.figures import FIGURES, caption_title, paths
 from ctadam.store import read_manifest
 
 try:
