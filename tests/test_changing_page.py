@@ -61,11 +61,11 @@ def test_the_example_runs_and_its_claim_is_judged(changed):
     code = """
 import json, sys
 sys.path.insert(0, "src")
-from ctadam import claims, pages, verify
+from ctadam import claims, figures, verify
 claim = next(c for c in claims.CLAIMS if c.id == "X1")
 outcome = claim.judge(claims.Evidence("results/fresh/smoke", "silence"))
 check = verify.rerun("results/fresh/smoke", "silence", device="cpu")
-print(json.dumps([outcome.verdict, check.outcome, claims.CLAIMS[-1].id, pages.caption_title(".", "fig10")]))
+print(json.dumps([outcome.verdict, check.outcome, claims.CLAIMS[-1].id, figures.caption_title(".", "fig10")]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["reproduced", "identical", "X1", "A coordinate without gradients"]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ctadam import cli, pages, shipped
+from ctadam import cli, figures, pages, shipped
 from ctadam.claims import CLAIMS, read_ledger
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS
@@ -88,7 +88,7 @@ def test_neighbouring_ids_are_drawn_together(ids, text):
 
 def test_every_figure_has_a_caption_with_a_title(root):
     for figure in FIGURES:
-        assert len(pages.caption_title(root, figure)) > 5
+        assert len(figures.caption_title(root, figure)) > 5
 
 
 def test_results_lists_what_is_shipped(checkout, capsys):

@@ -1,30 +1,17 @@
 """What is generated from results for people to read: the README's table of figures, and the pages of the report."""
 
 import html
-import re
 from pathlib import Path
 
 from ctadam import shipped
 from ctadam.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, check_ledger, ledger_path, read_ledger
 from ctadam.errors import ArtifactError
-from ctadam.figures import FIGURES
+from ctadam.figures import FIGURES, caption_title
 from ctadam.provenance import write_atomically
 from ctadam.store import checked_shards
 
 BEGIN, END = "<!-- figures: made by `ctadam readme` -->", "<!-- end of figures -->"
 NOTHING = "—"
-
-
-def caption_title(root, figure):
-    """The title of a figure: what its caption in ``workflow/report`` says in bold at the beginning."""
-    path = Path(root) / "workflow" / "report" / f"{figure}.rst"
-    try:
-        found = re.match(r"\*\*(.+?)\*\*", path.read_text(encoding="utf-8"), re.DOTALL)
-    except OSError as error:
-        raise ArtifactError(f"{figure} has no caption {path}") from error
-    if not found:
-        raise ArtifactError(f"{path} does not begin with a title in **bold**")
-    return " ".join(found[1].split()).rstrip(".")
 
 
 def _range(ids):
@@ -124,8 +111,8 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 1.5rem; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin-top: 1.6rem; }
 table { border-collapse: collapse; } td, th { padding: .35rem .7rem; vertical-align: top; }
 th { text-align: left; }
-th { border-bottom: 2px solid #888; white-space: nowrap; } code { white-space: nowrap; }
-td { border-bottom: 1px solid #ddd; min-width: 3rem; }
+th { border-bottom: 2px solid #888; white-space: nowrap; } code span { white-space: nowrap; }
+td { border-bottom: 1px solid #ddd; }
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .reproduced, .contradicted, .inconclusive { font-weight: 600; white-space: nowrap; }
 .reproduced { color: #00663d; } .contradicted { color: #a3320b; } .inconclusive { color: #555; }
@@ -165,15 +152,17 @@ def ledger_page(results):
     check_ledger(results)
     ledger = read_ledger(ledger_path(results))
     yours = "shipped" in ledger
-    head = ["", "claim", "source", "prediction", *(["shipped"] if yours else []), "yours" if yours else "value"]
-    head += ["rule", "verdict", "figure", "command"]
+    head = ["", "claim", "verdict", "prediction", *(["shipped"] if yours else []), "yours" if yours else "value"]
+    head += ["rule", "source", "figure, command"]
     rows = []
     for row in ledger.to_dict("records"):
         row = {key: html.escape(value) for key, value in row.items()}
+        # No break within an option, which would no longer look like what is to be typed.
+        command = " ".join(f"<span>{word}</span>" for word in row["command"].split())
         cells = [
             f"<b>{row['id']}</b>",
             f"{row['claim']}<br><small>{row['statistic']}</small>",
-            _SOURCES.get(row["source"], row["source"]),
+            (row["verdict"], row["verdict"]),
             row["prediction"],
         ]
         if yours:
@@ -181,9 +170,8 @@ def ledger_page(results):
         cells += [
             row["value"] + (f"<br><small>{row['note']}</small>" if row["note"] else ""),
             row["rule"],
-            (row["verdict"], row["verdict"]),
-            row["figure"],
-            f"<code>{row['command']}</code>",
+            _SOURCES.get(row["source"], row["source"]),
+            f"{row['figure']}<br><code>{command}</code>",
         ]
         rows.append(cells)
     counts = ledger["verdict"].value_counts()
@@ -226,9 +214,8 @@ def provenance_page(results):
         ]  # fmt: skip
         rest = {key: record.get(key) for key in ("platform", "python", "packages", "determinism", "data", "code")}
         body += f"<h2>{name}</h2>" + _table(["file", "rows", "started", "run time", "sha256"], parts)
-        body += (
-            f"<pre>{html.escape(yaml.safe_dump({**rest, 'parameters': record['parameters']}, sort_keys=False))}</pre>"
-        )
+        text = yaml.safe_dump({**rest, "parameters": record["parameters"]}, sort_keys=False, default_flow_style=None)
+        body += f"<details><summary>versions, data, parameters</summary><pre>{html.escape(text)}</pre></details>"
     return _page(f"Provenance and run times: {Path(results).name} scale", body)
 
 

@@ -21,7 +21,11 @@ for figure, (module, needs) in FIGURES.items():
                 f"paper_figures/{{tree}}/{SCALE}/{module}.png",
                 caption=f"../report/{figure}.rst",
                 category="2 Figures",
-                labels={"figure": figure, "runs": "{tree}"},
+                labels={
+                    "figure": figure,
+                    "shows": figures.caption_title(ROOT, figure),
+                    "runs": "{tree}",
+                },
             ),
         log:
             f"results/logs/{{tree}}/{SCALE}/draw_{figure}.log",

@@ -4,7 +4,10 @@ Identical data give identical bytes: no dates in the files, fonts embedded whole
 """
 
 import importlib
+import re
 from pathlib import Path
+
+from ctadam.errors import ArtifactError
 
 #: Figure -> (module, experiments it needs).
 FIGURES = {
@@ -24,6 +27,18 @@ FORMATS = ("pdf", "png")
 def paths(figure, out):
     """The files of one figure."""
     return [Path(out) / f"{FIGURES[figure][0]}.{suffix}" for suffix in FORMATS]
+
+
+def caption_title(root, figure):
+    """The title of a figure: what its caption in ``workflow/report`` says in bold at the beginning."""
+    path = Path(root) / "workflow" / "report" / f"{figure}.rst"
+    try:
+        found = re.match(r"\*\*(.+?)\*\*", path.read_text(encoding="utf-8"), re.DOTALL)
+    except OSError as error:
+        raise ArtifactError(f"{figure} has no caption {path}") from error
+    if not found:
+        raise ArtifactError(f"{path} does not begin with a title in **bold**")
+    return " ".join(found[1].split()).rstrip(".")
 
 
 def draw(figure, results, out):
