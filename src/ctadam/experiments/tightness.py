@@ -68,7 +68,7 @@ def run(points, parameters, *, device, progress):
     offset = torch.where(slope > 0, last * slope, torch.zeros_like(slope))
     generator = torch.Generator().manual_seed(parameters["seed"])
     average, square, found = (torch.zeros_like(beta1) for _ in range(3))
-    for n in range(int(last.max()) + 1):
+    for n in range(int(points["step"].max()) + 1):
         noise, scale = torch.randn((2, len(points)), dtype=torch.float64, generator=generator).to(device)
         # A normal variable times a log-normal one: gradients of very different sizes in one run.
         gradient = torch.where(worst, (n * slope - offset).exp(), noise * (3 * scale).exp())
