@@ -240,11 +240,11 @@ def _percent(times, without):
     return f"{median:.0f} % ({low:.0f}–{high:.0f})"
 
 
-def page_with(text, page):
+def page_with(text, page, begin=BEGIN, end=END):
     """`page` with `text` between the markers."""
-    head, rest = page.split(BEGIN)
-    _, tail = rest.split(END)
-    return f"{head}{BEGIN}\n\n{text}\n{END}{tail}"
+    head, rest = page.split(begin)
+    _, tail = rest.split(end)
+    return f"{head}{begin}\n\n{text}\n{end}{tail}"
 
 
 def main():

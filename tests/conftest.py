@@ -1,6 +1,7 @@
 """Shared fixtures: one small set of results that most tests look at."""
 
 import fcntl
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,19 @@ torch.set_num_threads(1)
 def root():
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture
+def benchmark_script(root):
+    """A function that imports one of the scripts in ``benchmarks`` by its name."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, root / "benchmarks" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 def _make_smoke(results):

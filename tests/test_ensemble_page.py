@@ -1,7 +1,6 @@
 """docs/ensemble.md: its example runs, and its numbers are the ones that were measured."""
 
 import hashlib
-import importlib.util
 import json
 import re
 import shutil
@@ -15,11 +14,8 @@ def page(root):
 
 
 @pytest.fixture
-def throughput(root):
-    spec = importlib.util.spec_from_file_location("throughput", root / "benchmarks" / "throughput.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def throughput(benchmark_script):
+    return benchmark_script("throughput")
 
 
 def test_the_example_runs(page):

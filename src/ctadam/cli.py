@@ -1,7 +1,8 @@
 """The command line. Every rule of the workflow is one of these commands, and any of them can be typed by hand.
 
 ``ctadam stability`` answers for a pair of betas; ``run``, ``predict``, ``measure``, ``draw`` and ``judge`` are the five
-stages; ``promote`` turns fresh results into shipped ones, ``results`` lists those, and ``verify`` checks them.
+stages; ``promote`` turns fresh results into shipped ones, ``results`` lists those, and ``verify`` checks them;
+``estimate`` says what a run would take on a GPU.
 """
 
 import argparse
@@ -81,10 +82,7 @@ def _run(args):
             f"the scale {args.scale} has no {args.experiment} (it has {', '.join(_experiments(resolved))})"
         )
     parameters = resolved[args.experiment]
-    try:
-        device = determinism.pick_device(args.device or resolved["device"])
-    except ValueError as error:
-        raise ArtifactError(str(error)) from error
+    device = _device(args, resolved)
     pinned = determinism.pin(threads=parameters["threads"])
     experiment = load(args.experiment)
     points = experiment.points(parameters)
@@ -106,12 +104,15 @@ def _run(args):
         total, unit = experiment.cost(share)
         progress = Progress(f"{args.experiment} {shard}/{shards}", total, unit=unit)
         started, clock = now(), time.monotonic()
-        table, details = experiment.run(share, parameters, device=device, progress=progress.advance)
-        name = device.type
+        name, memory = device.type, {}
         if device.type == "cuda":
             import torch
 
             name = torch.cuda.get_device_name(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        table, details = experiment.run(share, parameters, device=device, progress=progress.advance)
+        if device.type == "cuda":
+            memory = {"peak_memory": torch.cuda.max_memory_allocated(device)}
         record = {
             "experiment": args.experiment,
             "scale": args.scale,
@@ -123,10 +124,40 @@ def _run(args):
             **details,
             "started": started,
             "wall_s": round(time.monotonic() - clock, 1),
+            **memory,
             "code": code,
         }
         write_table(table, path, record)
         log.info("%s: %d rows", path, len(table))
+
+
+def _estimate(args):
+    from ctadam import config, determinism
+    from ctadam.estimate import as_text, estimate, rehearse
+
+    resolved = config.resolve(args.scale, config.parse_assignments(args.set))
+    found = []
+    for experiment in args.experiments or _experiments(resolved):
+        parameters = resolved[experiment]
+        determinism.pin(threads=parameters["threads"])
+        for shard in range(1, parameters["shards"] + 1):
+            if args.rehearse:
+                runs, seconds = rehearse(experiment, parameters, shard, _device(args, resolved))
+                log.info(
+                    "%s %d/%d: %d runs rehearsed in %.1f s", experiment, shard, parameters["shards"], runs, seconds
+                )
+            found.append(estimate(experiment, parameters, shard, args.card))
+            log.info("%s %d/%d: about %.0f s", experiment, shard, parameters["shards"], found[-1].seconds)
+    print(as_text(found, args.card))
+
+
+def _device(args, resolved):
+    from ctadam import determinism
+
+    try:
+        return determinism.claim_gpu(determinism.pick_device(args.device or resolved["device"]))
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
 
 
 def _derive(args, name):
@@ -285,17 +316,28 @@ def _parser():
     sub.add_argument("--betas", nargs=2, type=float, required=True, metavar=("BETA1", "BETA2"), help="torch's order")
     sub.add_argument("--steps", type=_positive, metavar="N", help="also the bound at step N (the first is 1)")
 
+    def configured(sub):
+        sub.add_argument("--scale", choices=SCALES, default="laptop")
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter (growth.lr=0.01)"
+        )
+        sub.add_argument("--device", help="cpu, cuda, …; default: as configured")
+
     sub = command("run", _run, "Train: the raw runs of one experiment, or of one shard of it.")
     sub.add_argument("experiment", choices=EXPERIMENTS)
-    sub.add_argument("--scale", choices=SCALES, default="laptop")
-    sub.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter (growth.lr=0.01)"
-    )
+    configured(sub)
     sub.add_argument(
         "--shard", type=_shard, metavar="I/N", help="only the I-th of N parts; else all, keeping complete ones"
     )
-    sub.add_argument("--device", help="cpu, cuda, …; default: as configured")
     sub.add_argument("--out", metavar="DIR", help="results directory; default: results/fresh/SCALE")
+
+    sub = command("estimate", _estimate, "Time and memory that each shard would take on a GPU, said without one.")
+    sub.add_argument("experiments", nargs="*", choices=[[], *EXPERIMENTS], metavar="EXPERIMENT", help="default: all")
+    configured(sub)
+    sub.add_argument("--card", choices=("h200", "h100"), default="h200", help="which GPU; default: h200")
+    sub.add_argument(
+        "--rehearse", action="store_true", help="also run a few runs of each shard for a few steps, on --device"
+    )
 
     for name, function, text in (
         ("predict", _predict, "What theory says about an experiment's runs, from their parameters alone."),

@@ -5,10 +5,13 @@ Snakemake and the command line read it through the same functions, so a paramete
 
 import copy
 import json
+import logging
 from functools import cache
 from pathlib import Path
 
 from ctadam.errors import ArtifactError
+
+log = logging.getLogger("ctadam")
 
 SCALES = ("smoke", "laptop", "paper", "cifar_subset")
 #: Scales that hold some of the experiments only.
@@ -85,9 +88,15 @@ def resolve(scale, changes=None):
 
 
 def check(config):
-    """Raise an `ArtifactError` for the first key that the schema rejects."""
-    import jsonschema
+    """Raise an `ArtifactError` for the first key that the schema rejects.
 
+    Without jsonschema, as on a GPU machine where only what the runs need is installed, a warning says so instead.
+    """
+    try:
+        import jsonschema
+    except ModuleNotFoundError:
+        log.warning("jsonschema is not installed: the configuration is not checked")
+        return
     schema = _schema(root())
     if config.get("scale") in PARTIAL:
         schema = {**schema, "required": ["scale", "device", *PARTIAL[config["scale"]]]}

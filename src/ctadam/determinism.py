@@ -1,8 +1,17 @@
 """The one place where everything that could make two runs differ is pinned, and said in the provenance."""
 
+import fcntl
+import logging
 import os
+import tempfile
+import time
+from pathlib import Path
 
 import torch
+
+log = logging.getLogger("ctadam")
+
+_held = []  # locks, for as long as the process lives
 
 
 def pin(*, threads):
@@ -20,6 +29,8 @@ def pin(*, threads):
     # cuBLAS reads this when its first handle is made, so it must precede any CUDA work.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+    # No more than a help to find uses of unwritten memory, at the cost of writing all memory once more.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -41,3 +52,39 @@ def pick_device(name="auto"):
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
+
+
+def claim_gpu(device):
+    """One of several GPUs for this process alone, so that jobs that run at the same time do not meet on the first.
+
+    Each job locks the first one that no other job of the user has locked; the lock ends with the process. A device with an
+    index, and a machine that shows one GPU (as a batch system does), are left as they are.
+
+    Args:
+        device: as `pick_device` gives it.
+    """
+    if device.type != "cuda" or device.index is not None or torch.cuda.device_count() < 2:
+        return device
+    names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
+    device = torch.device("cuda", first_free(names, tempfile.gettempdir()))
+    torch.cuda.set_device(device)
+    return device
+
+
+def first_free(names, directory, *, every=1.0):
+    """The index of the first name that no other process holds; waits until there is one, and holds it."""
+    said = False
+    while True:
+        for index, name in enumerate(names):
+            lock = open(Path(directory) / f"ctadam-{os.getuid()}-{name}.lock", "w")  # noqa: SIM115
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            _held.append(lock)
+            return index
+        if not said:
+            log.info("all %d GPUs are in use by other jobs: waiting for one", len(names))
+            said = True
+        time.sleep(every)

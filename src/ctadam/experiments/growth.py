@@ -46,11 +46,11 @@ def run(points, parameters, *, device, progress):
         progress: called with the steps done since the last call.
 
     Returns:
-        ``(table, details)``: see `ctadam.training.train`; for the provenance the text's sha256, and how many runs were
-        trained at a time with each tokenization.
+        ``(table, details)``: see `ctadam.training.train`; for the provenance the text's sha256, and with each tokenization
+        how many runs were trained at a time and how many weights the model has.
     """
     settings = {name: parameters[name] for name in ("batch", "test_batches", "test_every")}
-    tables, details = [], {"data": {}, "chunks": {}}
+    tables, details = [], {"data": {}, "chunks": {}, "weights": {}}
     for tokens, group in points.groupby("tokens", sort=False):
         corpus = load_corpus(
             parameters["text"],
@@ -61,6 +61,7 @@ def run(points, parameters, *, device, progress):
         task = language(corpus, **parameters["model"], **settings, device=device)
         chunk = chunk_size(task, device)
         details["data"][parameters["text"]], details["chunks"][tokens] = corpus.sha256, chunk
+        details["weights"][tokens] = task.weights
         tables.append(train(group, task=task, device=device, chunk=chunk, progress=progress))
     return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], ignore_index=True), details
 

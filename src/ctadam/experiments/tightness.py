@@ -148,7 +148,7 @@ def _one_stage(points, parameters, device, progress):
     places = torch.tensor(points["run"].to_numpy())
     generator = torch.Generator().manual_seed(parameters["seed"])
     average, square, found = (torch.zeros_like(beta1) for _ in range(3))
-    for n in range(int(last.max()) + 1):
+    for n in range(int(points["step"].max()) + 1):
         noise, scale = torch.randn((2, count), dtype=torch.float64, generator=generator)[:, places].to(device)
         # A normal variable times a log-normal one: gradients of very different sizes in one run.
         gradient = torch.where(worst, (n * slope - offset).exp(), noise * (3 * scale).exp())

@@ -286,13 +286,14 @@ def run(points, parameters, *, device, progress):
           n has another sign than that at n − 1;
         - ``weight_0`` …: single weights, chosen at random by the seed.
     """
-    tables, data = [], {}
+    tables, data, weights = [], {}, {}
     for name, group in points.groupby("model", sort=False):
         problem = _Problem(name, parameters, device)
         data |= problem.data
+        weights[name] = problem.dimension
         tables += _run_model(problem, group, parameters, progress)
     table = pd.concat(tables, ignore_index=True).sort_values(["run", "step"], ignore_index=True)
-    return table, {"data": data}
+    return table, {"data": data, "weights": weights}
 
 
 def cost(points):

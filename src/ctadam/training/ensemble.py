@@ -16,6 +16,7 @@ from torch import nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from ctadam.optim import stage_betas
+from ctadam.training.counting import META, Counter, memory_of
 from ctadam.training.peers import PEERS, StackedPeer
 from ctadam.training.stack import Layout, StackedKAdam, StackedUnsmoothed
 
@@ -78,19 +79,20 @@ def chunk_size(task, device):
     if device.type == "cpu":
         most = CONVOLUTIONS_CHUNK if _has_convolutions(model) else LARGEST_CHUNK
         return max(1, min(most, CPU_NUMBERS // numbers))
-    # One run's gradient is the largest that is alive at a time; parameters, averages and records come on top.
-    memory = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    task.loss(model(inputs), targets).backward()
-    peak = torch.cuda.max_memory_allocated(device) - before + 8 * 8 * numbers
-    return int(max(1, min(LARGEST_CHUNK, MEMORY_SHARE * memory // peak)))
+    # One run's gradient, or its test loss, is the largest that is alive at a time; parameters, averages and records come on
+    # top. Counted and not measured, so that it can be said, and tested, without the device.
+    model, tests = model.to(META), [part[0].to(META) for part in task.test]
+    with Counter() as counter:
+        task.loss(model(inputs.to(META)), targets.to(META)).backward()
+        with torch.no_grad():
+            task.loss(model(tests[0]), tests[1])
+    return int(max(1, min(LARGEST_CHUNK, MEMORY_SHARE * memory_of(device) // (counter.peak + 8 * 8 * numbers))))
 
 
 class _Recorder:
     """Per-step records, kept on the device: nothing in a step waits for it, and the optimizer's state is not read."""
 
-    def __init__(self, layout, start, steps, watch, which, lr, scored=False):
+    def __init__(self, layout, start, steps, watch, which, seeds, lr, scored=False):
         device, runs = start.device, len(start)
         self.layout, self.start, self.which = layout, start, which
         self.names = [name.removesuffix(".weight") for name in layout.shapes]
@@ -100,7 +102,7 @@ class _Recorder:
         self.lr = torch.tensor(lr, dtype=torch.float64, device=device)
         position = {name: i for i, name in enumerate(layout.shapes)}
         self.watch = {position[name]: part for name, part in watch.items()}
-        self.last_seen = torch.full((int(which.max()) + 1, int(self.first[-1])), -1, device=device)
+        self.last_seen = torch.full((seeds, int(self.first[-1])), -1, device=device)
         self.integers = torch.full((steps, 2, runs), -1, dtype=torch.int64, device=device)
         #: The last are what the tests give: their loss, and the score where there is one.
         self.numbers = torch.full((steps, 7 if scored else 6, runs), math.nan, dtype=torch.float64, device=device)
@@ -182,7 +184,7 @@ class _Gradient:
     """Losses and gradients of a chunk, and its test losses: batched with `torch.func`, or autograd's for one run."""
 
     def __init__(self, task, model, layout, params, grad, clip, batched):
-        self.clip = clip if clip.isfinite().any() else None
+        self.clip = clip
         self.task, self.views, self.slots = task, layout.views(params), layout.views(grad)
 
         def loss(parameters, inputs, targets):
@@ -262,8 +264,11 @@ def _train_chunk(points, task, device, batched, progress):
     draws = torch.stack(draws, 1).to(device)
     which = torch.from_numpy(which).to(device)
     optimizer = _optimizer(points, params, state_dtype, steps)
-    recorder = _Recorder(layout, start, steps, task.watch, which, points["lr"].tolist(), task.score is not None)
-    clip = torch.tensor(points["clip"].to_numpy(), dtype=torch.float32, device=device)
+    recorder = _Recorder(
+        layout, start, steps, task.watch, which, len(seeds), points["lr"].tolist(), task.score is not None
+    )
+    clip = torch.tensor(points["clip"].to_numpy(), dtype=torch.float32)
+    clip = clip.to(device) if clip.isfinite().any() else None
     gradient = _Gradient(task, models[0].to(device), layout, params, grad, clip, batched)
     for step in range(steps):
         batch = task.read(draws[step])

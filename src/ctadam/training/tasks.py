@@ -44,6 +44,12 @@ class Task:
     score: Callable[[Tensor, Tensor], Tensor] | None = None
     watch: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def weights(self):
+        """How many parameters the model has."""
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self.build(torch.Generator()).parameters())
+
 
 def _next_token_loss(logits, targets):
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -1,0 +1,245 @@
+"""Time and memory on a GPU, said without one: counts that are those of the run itself, and a table that is not stale."""
+
+import json
+import math
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+from ctadam import cli, config
+from ctadam.data.text import load_corpus
+from ctadam.errors import ArtifactError
+from ctadam.estimate import estimate, rehearse, shorten
+from ctadam.experiments import EXPERIMENTS
+from ctadam.training import language, train
+from ctadam.training.counting import CARDS, META, Card, Counter
+from ctadam.training.ensemble import chunk_size
+
+CPU = torch.device("cpu")
+COUNTS = ("kernels", "flops", "moved")
+
+
+@pytest.fixture(scope="module")
+def growth():
+    """The smoke scale's parameters, with a test in the middle."""
+    parameters = config.resolve("smoke")["growth"]
+    epsilon = parameters["epsilon"] | {"eps": [0.0], "state_dtypes": ["float32"], "steps": 12}
+    return parameters | {"steps": 12, "test_every": 6, "points": 4, "shards": 1, "epsilon": epsilon}
+
+
+def task(device, **settings):
+    shape = {"width": 8, "depth": 1, "heads": 2, "context": 8, "batch": 4, "test_batches": 2, "test_every": 10}
+    corpus = load_corpus("pydoc", tokenization="words", test_fraction=0.1, context=8)
+    return language(corpus, **shape | settings, device=device)
+
+
+def points(count, steps):
+    return pd.DataFrame({"run": range(count), "seed": range(count)}).assign(
+        beta1=0.9, beta2=0.99, lr=1e-3, weight_decay=0.0, eps=0.0, state_dtype="float64", steps=steps
+    )
+
+
+def test_a_product_and_what_it_holds():
+    with Counter(CARDS["h200"]) as counter:
+        a, b = torch.zeros(8, 4, device=META), torch.zeros(4, 2, device=META, dtype=torch.float32)
+        c = a @ b
+        assert counter.flops == {"float32": 2 * 8 * 4 * 2}
+        assert counter.live == 4 * (32 + 8 + 16)
+        c.add_(1)
+        view = c.view(4, 4)
+        del a, b
+        assert counter.live == 4 * 16 and counter.peak == 4 * (32 + 8 + 16)
+        assert view.cpu().tolist() == [[1.0] * 4] * 4 and counter.waits == 1
+    # Two zeros written, the product's operands and result once each, the addition's read and written.
+    assert counter.kernels == 4 and counter.moved == 4 * (32 + 8) + 4 * (32 + 8 + 16) + 4 * 32
+    assert counter.copied == 64
+
+
+def test_operations_bytes_and_short_kernels_take_their_time():
+    card = Card("slow", memory=1e9, bandwidth=1e6, flops={"float32": 1e6})
+    with Counter(card) as counter:
+        torch.empty(1000, device=META).fill_(1)
+        first = counter.device_s
+        torch.empty(100, 100, device=META) @ torch.empty(100, 100, device=META)
+    assert first == pytest.approx(4000 / (0.75 * 1e6))
+    assert counter.device_s - first == pytest.approx(2 * 100**3 / (0.5 * 1e6))
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_what_is_counted_on_meta_is_what_runs(chunk):
+    """The same calls, of the same sizes, as in a run that computes: batched and one by one."""
+    found = []
+    for kind, device in (("cpu", CPU), ("meta", META)):
+        chosen, counters = task(device), []
+        for steps in (3, 6):
+            with Counter(CARDS["h200"], kind=kind) as counter:
+                assert len(train(points(2, steps), task=chosen, device=device, chunk=chunk)) == 2 * steps
+            counters.append(counter)
+        # The difference, because before its first step a run also works on the host, which here is the device as well.
+        found.append([_get(counters[1], name) - _get(counters[0], name) for name in COUNTS])
+    # The numbers of a step's examples are copied to a device, and not on a CPU: some bytes of many.
+    assert found[0][:2] == found[1][:2] and found[0][2] == pytest.approx(found[1][2], rel=1e-4) and min(found[0]) > 0
+
+
+def _get(counter, name):
+    return counter.flops["float32"] if name == "flops" else getattr(counter, name)
+
+
+def test_a_few_steps_tell_of_all(growth):
+    """The estimate from runs of four and eight steps is the count of the whole run."""
+    from ctadam.experiments import growth as module
+
+    guess = estimate("growth", growth, 1, "h200")
+    table = module.points(growth)
+    with Counter(CARDS["h200"]) as counter:
+        module.run(table, growth, device=META, progress=lambda amount: None)
+    for name in ("kernels", "moved"):
+        assert getattr(guess, name) == pytest.approx(getattr(counter, name), rel=1e-3), name
+    assert guess.flops == pytest.approx(dict(counter.flops), rel=1e-3)
+    assert guess.device_s == pytest.approx(counter.device_s, rel=0.05)
+    assert counter.peak <= guess.peak * 1.01 and guess.runs == len(table)
+    assert guess.weights["words"] > guess.weights["characters"] > 0
+    assert guess.least <= guess.seconds < math.inf
+
+
+def test_the_chosen_chunk_fits_the_memory():
+    card = Card("small", memory=512 * 2**20, bandwidth=1e12, flops={"float32": 1e12})
+    with Counter(card) as counter:
+        chosen = task(META, width=16)
+        chunk = chunk_size(chosen, META)
+        train(points(chunk, 2), task=chosen, device=META, chunk=chunk)
+    assert 1 < chunk < 64 and card.memory / 10 < counter.peak < card.memory
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_can_be_estimated_and_rehearsed(experiment):
+    parameters = config.resolve("smoke")[experiment]
+    runs, _ = rehearse(experiment, parameters, 1, CPU)
+    guess = estimate(experiment, parameters, 1, "h200")
+    assert 0 < runs <= guess.runs and guess.kernels > 100 and guess.moved > 0 and guess.peak > 0
+
+
+def test_steps_keep_their_proportions():
+    parameters = {"steps": 100, "test_every": 5, "more": {"steps": 200, "name": "x"}}
+    short = shorten(parameters, 4)
+    assert (short["steps"], short["more"]["steps"]) == (2, 4) and short["test_every"] > 100
+    assert parameters["steps"] == 100
+    with pytest.raises(ArtifactError, match="name no steps"):
+        shorten({"grid": 3}, 4)
+
+
+def test_the_command(capsys):
+    words = ["estimate", "tightness", "--scale", "smoke", "--card", "h100", "--rehearse", "--device", "cpu"]
+    assert cli.main(words) == 0
+    output = capsys.readouterr()
+    assert "tightness 1/1" in output.out and "H100: " in output.out and "runs rehearsed" in output.err
+
+
+HOLD = """
+import sys, time
+from ctadam.determinism import first_free
+print(first_free(["a", "b"], sys.argv[1], every=0.05), flush=True)
+time.sleep(60)
+"""
+
+
+def test_jobs_side_by_side_take_different_gpus(tmp_path):
+    """Each the first that is free; the third waits until one ends, however it ends."""
+    jobs = []
+    try:
+        for expected in ("0", "1", None):
+            jobs.append(subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True))
+            if expected is not None:
+                assert jobs[-1].stdout.readline().strip() == expected
+        with pytest.raises(subprocess.TimeoutExpired):
+            jobs[2].wait(timeout=0.5)
+        jobs[0].kill()
+        assert jobs[2].stdout.readline().strip() == "0"
+    finally:
+        for job in jobs:
+            job.kill()
+            job.communicate()
+
+
+def test_one_gpu_or_a_named_one_is_left_alone(monkeypatch):
+    from ctadam import determinism
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for device in (CPU, torch.device("cuda"), torch.device("cuda", 1)):
+        assert determinism.claim_gpu(device) == device
+
+
+def test_of_two_gpus_the_first_free_one_is_taken(monkeypatch, tmp_path):
+    from ctadam import determinism
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"GPU-{i}"))
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(determinism.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert determinism.claim_gpu(torch.device("cuda")) == torch.device("cuda", 0)
+    # Locks of one process exclude each other, too: its second call is a job beside the first.
+    assert determinism.claim_gpu(torch.device("cuda")) == torch.device("cuda", 1)
+    assert chosen == [torch.device("cuda", 0), torch.device("cuda", 1)]
+
+
+def test_a_shard_runs_alone_with_what_a_gpu_machine_has(root, tmp_path):
+    """No Snakemake, nothing that downloads or draws, and no jsonschema; the text from a path."""
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat, and the dog by the door. " * 200)
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'snakemake', 'pooch', 'jsonschema', 'matplotlib', 'seaborn', 'torchvision'}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from ctadam.cli import main\n"
+        f"sys.exit(main(['run', 'growth', '--scale', 'smoke', '--shard', '2/40', '--device', 'cpu', '--out', {str(tmp_path)!r},\n"
+        f"    '--set', 'growth.text={text}', '--set', 'growth.steps=10', '--set', 'growth.epsilon.steps=10']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "jsonschema is not installed: the configuration is not checked" in done.stderr
+    record = json.loads((tmp_path / "growth" / "shard-2-of-40.json").read_text())
+    assert list(record["data"]) == [str(text)] and record["weights"]
+
+
+@pytest.fixture
+def paper_scale(benchmark_script):
+    return benchmark_script("paper_scale")
+
+
+def test_the_table_is_not_stale(root, paper_scale):
+    page = (root / "docs" / "paper_scale.md").read_text(encoding="utf-8")
+    renewed = paper_scale.page_with(paper_scale.table(), page, paper_scale.BEGIN, paper_scale.END)
+    assert renewed == page, "run python benchmarks/paper_scale.py --table"
+
+
+def test_the_estimate_is_of_the_paper_scale_as_it_stands(paper_scale):
+    rows, provenance = paper_scale.read()
+    asked = config.read("paper")
+    stale = [name for name in EXPERIMENTS if provenance["parameters"].get(name) != asked[name]]
+    assert not stale, f"run python benchmarks/paper_scale.py {' '.join(stale)}"
+    shards = rows.groupby("experiment")["shard"].apply(list).to_dict()
+    assert shards == {name: list(range(1, asked[name]["shards"] + 1)) for name in EXPERIMENTS}
+
+
+def test_a_shard_takes_at_most_eight_minutes_and_fits_the_smaller_card(paper_scale):
+    rows, _ = paper_scale.read()
+    assert rows["estimate_s"].max() < 480 and rows["estimate_s"].sum() < 3600
+    assert rows["peak"].max() < CARDS["h100"].memory
+
+
+def test_measured_times_come_from_the_provenance_of_shipped_runs(paper_scale, tmp_path):
+    (tmp_path / "growth").mkdir()
+    for shard, seconds in ((1, 100.4), (2, 200.2)):
+        record = {"wall_s": seconds, "peak_memory": 2**31, "device": "NVIDIA H200"}
+        (tmp_path / "growth" / f"shard-{shard}-of-2.json").write_text(json.dumps(record))
+    (line,) = [x for x in paper_scale.table(shipped=tmp_path).splitlines() if x.startswith("| growth")]
+    assert line.endswith("| 200 s (NVIDIA H200) | 5.0 min | 2.0 GiB |")
+    assert "H200)" not in paper_scale.table(shipped=tmp_path / "nothing")
