@@ -196,13 +196,16 @@ def _distances(ax, runs, pairs):
 
 
 def _over_gamma(ax, pairs):
-    """Distance over that of Adam against γ: median over all settings and seeds with decay felt."""
+    """Distance over that of Adam against γ: median over settings and seeds with decay felt; full batches pale."""
     felt = pairs[pairs["remembered"] <= 0.05]
     felt = felt if len(felt) else pairs
     gammas = np.sort(pairs["beta1"].unique())
     for name, (_, color, line, marker) in OPPONENTS.items():
-        ratio = (felt[f"direction_{name}"] / felt["direction_adam"]).groupby(felt["beta1"])
-        ax.plot(range(len(gammas)), ratio.median(), ls=line, color=color, marker=marker, ms=4, mfc="w")
-    ax.set(ylabel="distance / Adam's", title="all settings, median")
+        ratio = (felt[f"direction_{name}"] / felt["direction_adam"]).groupby([felt["batching"], felt["beta1"]]).median()
+        ax.plot(range(len(gammas)), ratio["minibatch"], ls=line, color=color, marker=marker, ms=4, mfc="w", zorder=2)
+        ax.plot(
+            np.arange(len(gammas)) + 0.15, ratio["full"], marker, ms=3.5, color=color, mfc="none", alpha=0.5, zorder=1
+        )
+    ax.set(ylabel="distance / Adam's", title="minibatch (pale: full)")
     _log_axis(ax)
     _gamma_axis(ax, gammas)
