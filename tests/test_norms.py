@@ -230,7 +230,7 @@ def test_predictions_know_the_decay():
     free, decayed = predict(points).to_dict("records")
     assert free["amplification"] == pytest.approx(19) and free["remembered"] == 1 and np.isnan(free["angle_paper"])
     assert decayed["angle_paper"] == pytest.approx(0.02**0.5, rel=0.01)
-    assert decayed["angle_inertial"] == pytest.approx(decayed["angle_paper"] / 19**0.5, rel=0.06)
+    assert decayed["angle_inertial"] == pytest.approx(decayed["angle_paper"] / 19**0.5, rel=0.01)
     assert decayed["second_beta2"] == pytest.approx(0.99**2) and decayed["remembered"] == pytest.approx(0.99**1000)
 
 
