@@ -107,7 +107,7 @@ def test_figure_4_shows_every_law_and_optimizer_and_the_prediction_over_the_meas
         assert len(medians) == 3
         labels = [text.get_text() for text in cosines.get_legend().get_texts()]
         assert labels == [r"$\gamma=0$", r"$\gamma=0.9$", "random"]
-        assert len(distances.lines) == len(ratios.lines) == len(OPPONENTS)
+        assert len(distances.lines) == len(OPPONENTS) and len(ratios.lines) == 2 * len(OPPONENTS)
         assert len({(line.get_color(), line.get_marker()) for line in distances.lines}) == len(OPPONENTS)
         assert [t.get_text().split()[0] for t in angles.get_legend().get_texts()[:2]] == ["paper:", "inertial:"]
         assert all(ax.get_xlabel() and ax.get_ylabel() and ax.get_title(loc="left") for ax in picture.axes)

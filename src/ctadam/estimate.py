@@ -61,20 +61,20 @@ class Estimate:
 
 
 def _settings(parameters, wanted, path=()):
-    """``(path, value)`` of every whole number below ``parameters`` whose key is wanted."""
+    """``(path, value)`` of every whole number below ``parameters`` whose path of keys is wanted."""
     for key, value in parameters.items():
         if isinstance(value, dict):
             yield from _settings(value, wanted, (*path, key))
-        elif isinstance(value, int) and wanted(key):
+        elif isinstance(value, int) and wanted((*path, key)):
             yield (*path, key), value
 
 
 def _steps(parameters):
-    return dict(_settings(parameters, lambda key: key == "steps"))
+    return dict(_settings(parameters, lambda path: "steps" in path))
 
 
 def _intervals(parameters):
-    return dict(_settings(parameters, lambda key: key.endswith("_every")))
+    return dict(_settings(parameters, lambda path: path[-1].endswith("_every")))
 
 
 def _with(parameters, values):

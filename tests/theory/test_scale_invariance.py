@@ -228,15 +228,28 @@ def test_the_steady_state_is_where_the_laws_come_to_rest(beta1):
     factor = s.amplification(beta1=beta1, **rates)
     rest = s.steady_norm_sq(3.0, factor=factor, **rates)
     assert law[-1] == pytest.approx(rest, rel=1e-10)
-    assert s.angular_step(update_sq=3.0, norm_sq=rest, lr=0.02) == pytest.approx(
-        s.steady_angular_step(beta1=beta1, **rates), rel=1e-12
-    )
-    first_order = (2 * 0.02 * 0.7 * (1 - beta1) / (1 + beta1)) ** 0.5
-    assert s.steady_angular_step(beta1=beta1, **rates) == pytest.approx(first_order, rel=0.15)
+    # cos φ = ⟨W_n, W_{n+1}⟩/‖W‖² = a − η⟨W_n, u_n⟩/‖W‖², with ⟨W_n, u_n⟩ where (3) and (4) come to rest.
+    keep = 1 - 0.02 * 0.7
+    inner = -beta1 * 0.02 * 3.0 / (1 - keep * beta1)
+    angle = s.steady_angular_step(beta1=beta1, **rates)
+    assert np.cos(angle) == pytest.approx(keep - 0.02 * inner / rest, rel=1e-12)
+    assert np.cos(angle) == pytest.approx((keep + beta1) / (1 + keep * beta1), rel=1e-12)
+    assert angle == pytest.approx((2 * 0.02 * 0.7 * (1 - beta1) / (1 + beta1)) ** 0.5, rel=0.02)
     assert s.norm_law(np.full(5000, 3.0), start=1.0, **rates)[-1] == pytest.approx(
         s.steady_norm_sq(3.0, **rates), rel=1e-10
     )
     assert s.remembered(steps=3, **rates) == pytest.approx((1 - 0.014) ** 6)
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_a_weight_turns_by_the_steady_angle(beta1):
+    """Noise that never ends, v constant: the mean of cos φ over the run, once the start is forgotten."""
+    found = _momentum_run(beta1=beta1, lr=0.3, weight_decay=0.1, steps=6000, noise=3.0)
+    late = slice(1000, None)
+    between = (1 - 0.03) * found["norm_sq"] - 0.3 * found["inner"]  # ⟨W_n, W_{n+1}⟩
+    cosine = (between / np.sqrt(found["norm_sq"] * found["after"]))[late]
+    expected = s.steady_angular_step(lr=0.3, weight_decay=0.1, beta1=beta1)
+    assert np.sqrt((np.arccos(cosine) ** 2).mean()) == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize("decay", [0.0, 60.0])
@@ -245,6 +258,8 @@ def test_no_steady_state_without_decay(decay):
         s.steady_norm_sq(1.0, lr=0.02, weight_decay=decay)
     with pytest.raises(ValueError, match=r"is not in \(0, 1\)"):
         s.second_stage(lr=0.02, weight_decay=decay, norm=1.0, dimension=3)
+    with pytest.raises(ValueError, match=r"is not in \(0, 1\)"):
+        s.steady_angular_step(lr=0.02, weight_decay=decay)
 
 
 def test_the_second_stage_stands_for_the_norm():

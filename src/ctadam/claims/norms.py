@@ -170,8 +170,11 @@ def _n6(e):
         f"γ = {g:g}: closer in function in {function.loc[g, 'sum']}, in loss in {loss.loc[g, 'sum']}"
         for g in function.index
     )
-    where = [_name(setting) for setting in good.index[good]]
-    return Outcome("closer", value, verdict, f"{note}. Closer in direction: {', '.join(where) if where else 'nowhere'}")
+    where = ", ".join(
+        f"{model} {batching} γ = {g:g} {some.sum()} of {len(some)}"
+        for (model, batching, g), some in good.groupby(["model", "batching", "beta1"], sort=False)
+    )
+    return Outcome("closer", value, verdict, f"{note}. Closer in direction: {where}")
 
 
 def _against_2adam(e, name):

@@ -49,11 +49,19 @@ def draw(results):
         Line2D([], [], color=color, ls=line, marker=marker, ms=3.5, mfc="w", label=name)
         for name, color, line, marker in LAWS.values()
     ]
+    known.append(Line2D([], [], color="0.8", lw=4, label="(a) measured; (b) Assumption 2's part"))
     others = [
         Line2D([], [], color=color, ls=line, marker=marker, ms=3.5, mfc="w", label=name)
         for name, color, line, marker in OPPONENTS.values()
     ]
-    figure.legend(handles=known, loc="outside upper center", ncols=3, title="norm laws, (a), (b)", title_fontsize=7)
+    figure.legend(
+        handles=known,
+        loc="outside upper center",
+        ncols=4,
+        title="norm laws, (a), (b)",
+        columnspacing=1.2,
+        title_fontsize=7,
+    )
     figure.legend(handles=others, loc="outside lower center", ncols=5, title="weights of fixed norm, (e), (f)", title_fontsize=7,
                   columnspacing=1.0, handlelength=2.2)  # fmt: skip
     style.label_panels(axes.flat)
@@ -80,7 +88,6 @@ def _along(ax, runs, laws):
         ax.plot(
             records["step"], records[f"law_{law}"], ls=line, color=color, marker=marker, ms=3.5, mfc="w", markevery=every
         )  # fmt: skip
-    ax.annotate("measured", (0.03, 0.94), xycoords="axes fraction", fontsize=6.5, color="0.45")
     ax.set(xlabel="step $n$", ylabel=r"$\|W_n\|^2$", xlim=(0, records["step"].max()))
     ax.set_title(f"queries, $\\gamma={gamma:g}$")
 
@@ -112,6 +119,8 @@ def _errors(ax, laws):
         ax.plot(
             np.arange(len(gammas)) + (i - 1) * 0.16, medians, ls=line, color=color, marker=marker, ms=4, mfc="w", zorder=2
         )  # fmt: skip
+    part = laws.groupby("beta1")["coarse_error"].median()
+    ax.plot(range(len(gammas)), part[gammas], color="0.8", lw=4, solid_capstyle="butt", zorder=0)
     ax.axhline(0.05, color="0.6", lw=0.7, ls=":", zorder=0)
     ax.set(ylabel=r"largest error of $\|W\|^2$", title="norm laws, all runs")
     _log_axis(ax)
@@ -165,7 +174,8 @@ def _angles(ax, laws):
         if model in set(steady["model"])
     ]
     ax.legend(handles=handles, loc="lower left", labelspacing=0.2, handlelength=1.4, borderpad=0.1, fontsize=6)
-    ax.set(ylabel=r"angle per step / $\sqrt{2\eta\lambda}$", title="steady turning")
+    ax.set(ylabel=r"angle per step / $\sqrt{2\eta\lambda}$", title="steady turning", yscale="log")
+    ax.set_ylim(bottom=0.012)
     _log_axis(ax)
     _gamma_axis(ax, gammas)
 
@@ -196,13 +206,16 @@ def _distances(ax, runs, pairs):
 
 
 def _over_gamma(ax, pairs):
-    """Distance over that of Adam against γ: median over all settings and seeds with decay felt."""
+    """Distance over that of Adam against γ: median over settings and seeds with decay felt; full batches pale."""
     felt = pairs[pairs["remembered"] <= 0.05]
     felt = felt if len(felt) else pairs
     gammas = np.sort(pairs["beta1"].unique())
     for name, (_, color, line, marker) in OPPONENTS.items():
-        ratio = (felt[f"direction_{name}"] / felt["direction_adam"]).groupby(felt["beta1"])
-        ax.plot(range(len(gammas)), ratio.median(), ls=line, color=color, marker=marker, ms=4, mfc="w")
-    ax.set(ylabel="distance / Adam's", title="all settings, median")
+        ratio = (felt[f"direction_{name}"] / felt["direction_adam"]).groupby([felt["batching"], felt["beta1"]]).median()
+        ax.plot(range(len(gammas)), ratio["minibatch"], ls=line, color=color, marker=marker, ms=4, mfc="w", zorder=2)
+        ax.plot(
+            np.arange(len(gammas)) + 0.15, ratio["full"], marker, ms=3.5, color=color, mfc="none", alpha=0.5, zorder=1
+        )
+    ax.set(ylabel="distance / Adam's", title="minibatch (pale: full)")
     _log_axis(ax)
     _gamma_axis(ax, gammas)

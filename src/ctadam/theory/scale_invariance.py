@@ -165,16 +165,19 @@ def steady_norm_sq(mean_sq, *, lr, weight_decay, factor=1.0):
 
 
 def steady_angular_step(*, lr, weight_decay, beta1=0.0):
-    """Angle per step in the steady state, η‖u‖/‖W‖: √(2ηλ(1−γ)/(1+γ)) to first order in ηλ, the paper's √(2ηλ) if γ = 0.
+    """Angle φ between Ŵ_n and Ŵ_{n+1} in the steady state of the inertial law: cos φ = (a + γ)/(1 + aγ), in radians.
 
-    For gradients of independent directions Kosson et al. (arXiv 2305.17212) find the same; the inertial law needs no such
-    thing.
+    Derived for this artifact: cos φ = a − η⟨W_n, u_n⟩/‖W_n‖² with the law's own values at rest. To first order in ηλ it is
+    √(2ηλ(1−γ)/(1+γ)); without momentum cos φ = a, the paper's √(2ηλ). For gradients of independent directions Kosson et
+    al. (arXiv 2305.17212) find the same first order; the inertial law needs no such thing.
 
     Raises:
         ValueError: no decay, or ηλ ≥ 1.
     """
-    factor = amplification(beta1=beta1, lr=lr, weight_decay=weight_decay)
-    return 1 / steady_norm_sq(1.0, lr=lr, weight_decay=weight_decay, factor=factor) ** 0.5 * lr
+    _check_decay(lr, weight_decay)
+    keep = 1 - np.asarray(lr, dtype=np.float64) * weight_decay
+    # By the sine, because the cosine of a small angle has lost its digits.
+    return np.arcsin(((1 - keep**2) * (1 - beta1**2)) ** 0.5 / (1 + keep * beta1))
 
 
 def remembered(*, lr, weight_decay, steps):
