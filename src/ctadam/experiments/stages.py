@@ -8,6 +8,7 @@ that claim K1 compares, k = 1 and k = 2, have more seeds than the rest.
 import pandas as pd
 
 from ctadam.data.images import load_images
+from ctadam.errors import ArtifactError
 from ctadam.optim import stage_betas
 from ctadam.training import chunk_size, images, train
 
@@ -25,7 +26,14 @@ def points(parameters):
     - ``last_beta1``, ``last_beta2``: the pair of the last stage.
 
     Sorted so that shards get whole strategies: only runs with one k are trained together.
+
+    Raises:
+        ArtifactError: k = 1 or k = 2 is missing.
     """
+    if not {1, PAIR} <= set(parameters["ks"]):
+        raise ArtifactError(
+            f"stages.ks: {parameters['ks']} lacks 1 or {PAIR}, which are what the others are held against"
+        )
     pair = (parameters["beta1"], parameters["beta2"])
     rows = [
         {"norm": norm, "k": k, "seed": seed, "stages": stages}
