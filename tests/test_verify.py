@@ -9,7 +9,7 @@ import pytest
 
 from ctadam import cli, experiments, verify
 from ctadam.experiments import EXPERIMENTS
-from ctadam.store import DERIVED
+from ctadam.store import DERIVED, without_lists
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -122,6 +122,15 @@ def test_several_rows_a_step_are_held_in_their_order():
     assert verify.compare(stored, stored, keys=["run", "step"]) == (4, ("", 0.0), ("", 1.0))
     found = verify.compare(stored, stored.assign(x=[1.0, 2.0, 3.0, 5.0]), keys=["run", "step"])
     assert found == (4, ("x", 0.25), ("x", 0.75))
+
+
+def test_lists_are_compared_as_written(tmp_path):
+    """A column of several pairs: lists when made, arrays when read back."""
+    made = table(gammas=[[0.1, 0.2], [0.3], None, [0.5]])
+    made.to_parquet(tmp_path / "t.parquet")
+    stored, again = without_lists(pd.read_parquet(tmp_path / "t.parquet")), without_lists(made)
+    assert verify.compare(stored, again, keys=["run", "step"]) == (4, ("", 0.0), ("", 1.0))
+    assert again["gammas"].nunique() == 3
 
 
 def test_tables_that_cannot_be_laid_beside_each_other():

@@ -8,7 +8,7 @@ from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS
 from ctadam.figures import FIGURES
 from ctadam.provenance import provenance_path
-from ctadam.store import DERIVED, MANIFEST, checked_shards, read_runs
+from ctadam.store import DERIVED, MANIFEST, checked_shards, read_runs, without_lists
 
 COLUMNS = ["experiment", "scale", "runs", "rows", "device", "date", "commit", "seconds", "bytes", "claims"]
 
@@ -140,7 +140,7 @@ def details(cached, scale, experiment):
         ),
         *(f"  {name}.csv" for name in DERIVED if (directory / experiment / f"{name}.csv").exists()),
         "columns     (meaning: results/README.md)",
-        *("  " + line for line in aligned(_summary(read_runs(directory, experiment))).splitlines()),
+        *("  " + line for line in aligned(_summary(without_lists(read_runs(directory, experiment)))).splitlines()),
     ]
     return "\n".join(lines)
 

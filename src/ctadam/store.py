@@ -171,6 +171,16 @@ def read_runs(results, experiment, columns=None):
     return table.sort_values(keys, ignore_index=True)
 
 
+def without_lists(table):
+    """The table with its lists (columns of several pairs of betas, say) as text, so that they can be compared and counted."""
+
+    def text(value):
+        return value if isinstance(value, str) or not hasattr(value, "__len__") else repr([float(x) for x in value])
+
+    lists = [name for name, values in table.items() if pd.api.types.is_object_dtype(values)]
+    return table.assign(**{name: table[name].map(text) for name in lists})
+
+
 def sources(results, experiment, *tables):
     """``{name: sha256}`` of an experiment's raw runs and of those of its derived tables that are named, all checked."""
     results = Path(results)

@@ -21,7 +21,7 @@ from ctadam.errors import ArtifactError
 from ctadam.experiments import load
 from ctadam.promote import CONFIG, shipped_experiments
 from ctadam.provenance import sha256
-from ctadam.store import DERIVED, MANIFEST, checked_shards, read_csv, read_manifest, sources
+from ctadam.store import DERIVED, MANIFEST, checked_shards, read_csv, read_manifest, sources, without_lists
 
 #: How many runs of an experiment are made again, and for how many steps, where runs can be cut short; how many where not.
 RUNS, STEPS, WHOLE_RUNS = 8, 12, 64
@@ -198,6 +198,7 @@ def rerun(results, experiment, *, device="auto", seed=0):
             again, details = module.run(points, parameters, device=here, progress=lambda amount: None)
         except ArtifactError as error:
             return Check(what, CANNOT, str(error))
+        stored, again = without_lists(stored), without_lists(again)
         # The embedded text is part of Python, and other versions have another.
         other = [name for name, digest in details.get("data", {}).items() if record["data"].get(name) != digest]
         if other:
