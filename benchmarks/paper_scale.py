@@ -71,7 +71,8 @@ def run(args):
     chosen = args.experiments or list(EXPERIMENTS)
     kept, before = read()
     made = pd.DataFrame(measure(chosen, config.parse_assignments(args.set)))
-    table = pd.concat([kept[~kept["experiment"].isin(chosen)], made], ignore_index=True)
+    # Without the empty one, which would make numbers of shards floats.
+    table = pd.concat([part for part in (kept[~kept["experiment"].isin(chosen)], made) if len(part)])
     # In the order of the experiments, and without those that there are no more.
     table = pd.concat([table[table["experiment"] == name] for name in EXPERIMENTS], ignore_index=True)
     path = RESULTS / "paper_scale.csv"

@@ -36,4 +36,5 @@ rule judge:
 
 rule claims:
     input:
+        [path for experiment in EXPERIMENTS for path in raw("fresh", experiment)],
         f"results/fresh/{SCALE}/claims.csv",
