@@ -118,7 +118,7 @@ def table(results=RESULTS, shipped=ROOT / "results" / "cached" / "paper"):
         flops = (group["flops_float64"] + group["flops_float32"]).sum()
         lines.append(
             f"| {name} | {len(group)} | {group['runs'].max():,} | {_weights(group['weights'].max())} "
-            f"| {group['peak'].max() / 2**30:.1f} GiB | {flops:.1e} | {group['moved'].sum():.1e} "
+            f"| {group['peak'].max() / 2**30:.2g} GiB | {f'{flops:.1e}' if flops else '–'} | {group['moved'].sum():.1e} "
             f"| {group['least_s'].max():.0f} s | {group['estimate_s'].max():.0f} s | {group['estimate_s'].sum() / 60:.1f} min "
             f"| {f'{max(seconds):.0f} s ({on})' if seconds else ''} "
             f"| {f'{sum(seconds) / 60:.1f} min' if seconds else ''} "
