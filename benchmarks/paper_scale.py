@@ -71,7 +71,8 @@ def run(args):
     chosen = args.experiments or list(EXPERIMENTS)
     kept, before = read()
     made = pd.DataFrame(measure(chosen, config.parse_assignments(args.set)))
-    table = pd.concat([kept[~kept["experiment"].isin(chosen)], made], ignore_index=True)
+    # Without the empty one, which would make numbers of shards floats.
+    table = pd.concat([part for part in (kept[~kept["experiment"].isin(chosen)], made) if len(part)])
     # In the order of the experiments, and without those that there are no more.
     table = pd.concat([table[table["experiment"] == name] for name in EXPERIMENTS], ignore_index=True)
     path = RESULTS / "paper_scale.csv"
@@ -117,7 +118,7 @@ def table(results=RESULTS, shipped=ROOT / "results" / "cached" / "paper"):
         flops = (group["flops_float64"] + group["flops_float32"]).sum()
         lines.append(
             f"| {name} | {len(group)} | {group['runs'].max():,} | {_weights(group['weights'].max())} "
-            f"| {group['peak'].max() / 2**30:.1f} GiB | {flops:.1e} | {group['moved'].sum():.1e} "
+            f"| {group['peak'].max() / 2**30:.2g} GiB | {f'{flops:.1e}' if flops else '–'} | {group['moved'].sum():.1e} "
             f"| {group['least_s'].max():.0f} s | {group['estimate_s'].max():.0f} s | {group['estimate_s'].sum() / 60:.1f} min "
             f"| {f'{max(seconds):.0f} s ({on})' if seconds else ''} "
             f"| {f'{sum(seconds) / 60:.1f} min' if seconds else ''} "

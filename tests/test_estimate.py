@@ -15,6 +15,7 @@ from ctadam.data.text import load_corpus
 from ctadam.errors import ArtifactError
 from ctadam.estimate import estimate, rehearse, shorten
 from ctadam.experiments import EXPERIMENTS
+from ctadam.provenance import sha256
 from ctadam.training import language, train
 from ctadam.training.counting import CARDS, META, Card, Counter
 from ctadam.training.ensemble import chunk_size
@@ -115,7 +116,10 @@ def test_the_chosen_chunk_fits_the_memory():
     assert 1 < chunk < 64 and card.memory / 10 < counter.peak < card.memory
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+# The equations' solver makes so many calls that counting them takes a minute.
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(name, marks=[pytest.mark.slow] * (name == "trajectory")) for name in EXPERIMENTS]
+)
 def test_every_experiment_can_be_estimated_and_rehearsed(experiment):
     parameters = config.resolve("smoke")[experiment]
     runs, _ = rehearse(experiment, parameters, 1, CPU)
@@ -222,6 +226,7 @@ def test_the_table_is_not_stale(root, paper_scale):
 
 def test_the_estimate_is_of_the_paper_scale_as_it_stands(paper_scale):
     rows, provenance = paper_scale.read()
+    assert provenance["sha256"] == sha256(paper_scale.RESULTS / "paper_scale.csv")
     asked = config.read("paper")
     stale = [name for name in EXPERIMENTS if provenance["parameters"].get(name) != asked[name]]
     assert not stale, f"run python benchmarks/paper_scale.py {' '.join(stale)}"

@@ -237,6 +237,20 @@ def test_edited_code_retrains_the_fresh_tree_and_a_touch_does_not(clone):
     assert {name for name in jobs if name.startswith("train")} == {"train_tightness"}
 
 
+def test_a_run_that_is_missing_is_made_again(clone):
+    """As after a job that failed: its output is gone, the tables and figures made from an earlier one are there."""
+    shard = clone / "results/fresh/smoke/tightness/shard-1-of-1.parquet"
+    kept = shard.read_bytes(), shard.stat()
+    shard.unlink()
+    try:
+        for target in ([], ["claims"], ["figures"], ["fig7"]):
+            jobs = planned(snakemake(clone, "-n", "--config", "scale=smoke", "--", *target))
+            assert jobs["train_tightness"] == 1 and "train_growth" not in jobs, target
+    finally:
+        shard.write_bytes(kept[0])
+        os.utime(shard, ns=(kept[1].st_atime_ns, kept[1].st_mtime_ns))
+
+
 def test_a_run_that_is_there_is_really_made_again_with_a_changed_parameter(clone, tmp_path):
     """Through the rules: the user's change reaches the command, quoted, and the provenance of the run has it; forced, it is
     made again to the same bytes."""

@@ -34,6 +34,7 @@ rule judge:
 
 rule claims:
     input:
+        [path for experiment in EXPERIMENTS for path in raw("fresh", experiment)],
         f"results/fresh/{SCALE}/claims.csv",
 
 

@@ -42,6 +42,8 @@ for figure, (module, needs) in FIGURES.items():
         name:
             figure
         input:
+            # Named here, so that runs that are missing (a job failed) are made even where older tables and figures exist.
+            [path for name in needs for path in raw("fresh", name)],
             figure_paths("fresh", figure),
 
     rule:
@@ -57,4 +59,5 @@ for figure, (module, needs) in FIGURES.items():
 
 rule figures:
     input:
+        [path for experiment in EXPERIMENTS for path in raw("fresh", experiment)],
         [path for figure in FIGURES for path in figure_paths("fresh", figure)],
