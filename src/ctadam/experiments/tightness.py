@@ -92,7 +92,7 @@ def _through_stages(points, parameters, device, progress):
         last = torch.tensor(group["step"].to_numpy(), device=device)
         silent = torch.tensor(group["silent"].to_numpy(np.int64), device=device)
         before = (last + silent.clamp(min=0)) // 2
-        steps = int(last.max()) + 1
+        steps = int(group["step"].max()) + 1
         noise = [np.random.default_rng([parameters["seed"], int(run)]).normal(size=(2, steps)) for run in group["run"]]
         normal, scale = torch.tensor(np.stack(noise, -1), device=device)
         where = {"beta1": group["beta1"].to_numpy(), "beta2": group["beta2"].to_numpy()}
