@@ -260,7 +260,9 @@ def test_a_run_that_is_there_is_really_made_again_with_a_changed_parameter(clone
     snakemake(here, *words, *changes)
     path = here / "results/fresh/smoke/tightness/shard-1-of-1.json"
     record, made = json.loads(path.read_text()), path.stat().st_mtime_ns
-    assert record["parameters"]["draws"] == 123 and record["rows"] == len(load("tightness").points(record["parameters"]))
+    assert record["parameters"]["draws"] == 123 and record["rows"] == len(
+        load("tightness").points(record["parameters"])
+    )
     assert "Nothing to be done" in snakemake(here, *words, *changes)
     snakemake(here, "--forceall", *words, *changes)
     assert path.stat().st_mtime_ns != made and json.loads(path.read_text())["sha256"] == record["sha256"]

@@ -206,7 +206,7 @@ def _long(ax, runs, table):
         Line2D([], [], color="0.3", lw=0.8, label="largest update"),
         Line2D([], [], color="0.3", lw=0.8, ls=style.LINES["paper"], label="exact rate"),
     ]
-    ax.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 0.09))  # above the stable runs, below the others
+    ax.legend(handles=handles, loc="upper left", handlelength=1.4, borderaxespad=0.1)
     ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="long runs")
     ax.set(xlim=(0, length), ylim=10**limits)
 
