@@ -67,7 +67,7 @@ def results(smoke, tmp_path):
     return Path(shutil.copytree(smoke, tmp_path / "results"))
 
 
-def ship(smoke, directory):
+def _ship(smoke, directory):
     """The smoke results as a shipped tree below a directory, with all that is derived from them; gives its path."""
     shutil.copytree(smoke, directory / "results/fresh/smoke")
     promote("smoke", results=directory / "results")
@@ -81,4 +81,10 @@ def ship(smoke, directory):
 @pytest.fixture(scope="session")
 def shipped(smoke, tmp_path_factory):
     """The smoke results as a shipped tree. Read only."""
-    return ship(smoke, tmp_path_factory.mktemp("shipped"))
+    return _ship(smoke, tmp_path_factory.mktemp("shipped"))
+
+
+@pytest.fixture(scope="session")
+def ship(smoke):
+    """A function that makes such a tree below a directory of its own."""
+    return lambda directory: _ship(smoke, directory)

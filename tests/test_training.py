@@ -167,7 +167,7 @@ def by_hand(task, point, optimizer):
         loss = task.loss(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
-        if np.isfinite(point.clip):
+        if np.isfinite(getattr(point, "clip", np.inf)):
             nn.utils.clip_grad_norm_(model.parameters(), point.clip)
         optimizer.step()
         losses.append(loss.item())

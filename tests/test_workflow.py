@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ship
 
 from ctadam import config, figures
 from ctadam.experiments import EXPERIMENTS, load
@@ -32,7 +31,7 @@ def commit(directory, message):
 
 
 @pytest.fixture(scope="module")
-def clone(root, smoke, tmp_path_factory):
+def clone(root, ship, tmp_path_factory):
     """A clone of the checkout as it is now, uncommitted changes included, with smoke-scale runs shipped.
 
     Its fresh tree holds the same results, which Snakemake takes for its own. No figure is drawn yet: where one belongs lies
@@ -52,7 +51,7 @@ def clone(root, smoke, tmp_path_factory):
     commit(source, "all")
     target = tmp_path_factory.mktemp("clone") / "artifact"
     git(source, "clone", "-q", source, target)
-    ship(smoke, target)
+    ship(target)
     for tree in ("fresh", "cached"):
         for path in (p for figure in FIGURES for p in figures.paths(figure, target / f"paper_figures/{tree}/smoke")):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,7 @@ def _sample(module, parameters, stored_runs, stored_steps, rng):
         raise _Differs(f"the parameters now ask for {len(points)} runs, {len(stored_runs)} are stored")
     short = "steps" in points and getattr(module, "SHORTENED", True)
     picked = points.iloc[
-        np.sort(rng.choice(len(points), min(RUNS if short else WHOLE_RUNS, len(points)), replace=False))
+        np.sort(rng.choice(len(points), min(RUNS if "steps" in points else WHOLE_RUNS, len(points)), replace=False))
     ]
     if not short:
         return picked, False
@@ -214,6 +214,9 @@ def rerun(results, experiment, *, device="auto", seed=0):
             ends = again.groupby("run")["step"].transform("max")
             again = again[again["step"] < ends]
         share = SHARE if shortened else WHOLE_SHARE
+        # Columns of other kinds of runs than were picked are empty in what is stored of these, and not made again.
+        stored = stored[stored["run"].isin(again["run"])]
+        stored = stored.drop(columns=[c for c in stored.columns.difference(again.columns) if stored[c].isna().all()])
         return Check(what, *_outcome(*compare(stored, again, keys=keys, skip=skip), share))
     except _Differs as error:
         return Check(what, DIFFERS, str(error))

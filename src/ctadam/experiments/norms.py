@@ -38,6 +38,8 @@ from ctadam.training.stack import Layout
 
 #: How many digits, the last ones, are the test.
 _TEST = 360
+#: Verification must not cut these runs short: their batches and cosines are drawn for all steps at once.
+SHORTENED = False
 BATCHINGS = ("minibatch", "full")
 #: What the weights of fixed norm are trained by, and how many averages of a parameter's shape it keeps: Adam without a second
 #: stage; 2-Adam with γ₂ = 0, elementwise; its variant that averages the unsmoothed update; 2-Adam with the learning rate of

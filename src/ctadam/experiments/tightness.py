@@ -93,7 +93,10 @@ def _through_stages(points, parameters, device, progress):
         silent = torch.tensor(group["silent"].to_numpy(np.int64), device=device)
         before = (last + silent.clamp(min=0)) // 2
         steps = int(group["step"].max()) + 1
-        noise = [np.random.default_rng([parameters["seed"], int(run)]).normal(size=(2, steps)) for run in group["run"]]
+        # Pair after pair, so that a run's do not depend on how long the runs beside it are.
+        noise = [
+            np.random.default_rng([parameters["seed"], int(run)]).normal(size=(steps, 2)).T for run in group["run"]
+        ]
         normal, scale = torch.tensor(np.stack(noise, -1), device=device)
         where = {"beta1": group["beta1"].to_numpy(), "beta2": group["beta2"].to_numpy()}
         bounds = update_bound(**where, step=np.arange(steps)[:, None], law="exact")
