@@ -74,7 +74,8 @@ def test_assignments_say_changes_again():
 
 
 def test_nested_texts_become_values():
-    assert config.parse_texts({"a": {"b": "0.5", "c": ["1", "x"]}, "d": 2}) == {"a": {"b": 0.5, "c": [1, "x"]}, "d": 2}
+    given = {"a": {"b": "0.5", "c": ["1", "x"]}, "d": 2, "e": ""}
+    assert config.parse_texts(given) == {"a": {"b": 0.5, "c": [1, "x"]}, "d": 2, "e": ""}
 
 
 def test_yaml_that_cannot_be_read(tmp_path):

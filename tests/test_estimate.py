@@ -231,7 +231,7 @@ def test_the_estimate_is_of_the_paper_scale_as_it_stands(paper_scale):
     asked, table = config.read("paper"), paper_scale.table()
     assert ("Not estimated yet" in table) == bool(missing)
     shown = {line.split()[1] for line in table.splitlines() if line.startswith("| ")} - {"experiment"}
-    assert shown == set(EXPERIMENTS) - set(missing) and {"trajectory", "growth"} <= shown
+    assert shown == set(EXPERIMENTS) - set(missing) and "trajectory" in shown
     shards = rows.groupby("experiment")["shard"].apply(list).to_dict()
     assert all(shards[name] == list(range(1, asked[name]["shards"] + 1)) for name in shown)
 
@@ -243,10 +243,10 @@ def test_a_shard_takes_at_most_eight_minutes_and_fits_the_smaller_card(paper_sca
 
 
 def test_measured_times_come_from_the_provenance_of_shipped_runs(paper_scale, tmp_path):
-    (tmp_path / "growth").mkdir()
+    (tmp_path / "trajectory").mkdir()
     for shard, seconds in ((1, 100.4), (2, 200.2)):
         record = {"wall_s": seconds, "peak_memory": 2**31, "device": "NVIDIA H200"}
-        (tmp_path / "growth" / f"shard-{shard}-of-2.json").write_text(json.dumps(record))
-    (line,) = [x for x in paper_scale.table(shipped=tmp_path).splitlines() if x.startswith("| growth")]
+        (tmp_path / "trajectory" / f"shard-{shard}-of-2.json").write_text(json.dumps(record))
+    (line,) = [x for x in paper_scale.table(shipped=tmp_path).splitlines() if x.startswith("| trajectory")]
     assert line.endswith("| 200 s (NVIDIA H200) | 5.0 min | 2.0 GiB |")
     assert "H200)" not in paper_scale.table(shipped=tmp_path / "nothing")

@@ -188,7 +188,7 @@ def parse_texts(changes):
         return {key: parse_texts(value) for key, value in changes.items()}
     if isinstance(changes, list):
         return [parse_texts(value) for value in changes]
-    if isinstance(changes, str):
+    if isinstance(changes, str) and changes:  # an empty text is no YAML null
         try:
             return yaml.safe_load(changes)
         except yaml.YAMLError:
