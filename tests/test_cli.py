@@ -109,6 +109,13 @@ def test_an_interrupted_run_goes_on_where_it_stopped(results, caplog):
     assert json.loads(kept.with_suffix(".json").read_text())["parameters"]["lr"] == 0.002
 
 
+def test_a_damaged_shipped_ledger_costs_its_column_and_not_the_verdicts(results, tmp_path, caplog):
+    (tmp_path / "claims.csv").write_text("id,value\nS1,1\n")
+    assert cli.main(["judge", str(results), "--shipped", str(tmp_path / "claims.csv")]) == 0
+    assert "without the shipped values, because" in caplog.text
+    assert "shipped" not in pd.read_csv(results / "claims.csv")
+
+
 def test_provenance_says_where_a_result_came_from(smoke):
     path = smoke / "growth/shard-1-of-2.parquet"
     record = json.loads(path.with_suffix(".json").read_text())
