@@ -96,7 +96,7 @@ def test_shards_make_up_the_whole_and_repeat_their_bytes(smoke, tmp_path):
     assert sha256(first) == before
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(results, caplog):
+def test_an_interrupted_run_goes_on_where_it_stopped(results):
     kept, lost = results / "growth/shard-1-of-2.parquet", results / "growth/shard-2-of-2.parquet"
     expected, age = sha256(lost), kept.stat().st_mtime_ns
     lost.unlink()
@@ -109,10 +109,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(results, caplog):
     assert json.loads(kept.with_suffix(".json").read_text())["parameters"]["lr"] == 0.002
 
 
-def test_a_damaged_shipped_ledger_costs_its_column_and_not_the_verdicts(results, tmp_path, caplog):
+def test_a_damaged_shipped_ledger_costs_its_column_and_not_the_verdicts(results, tmp_path, capsys):
     (tmp_path / "claims.csv").write_text("id,value\nS1,1\n")
     assert cli.main(["judge", str(results), "--shipped", str(tmp_path / "claims.csv")]) == 0
-    assert "without the shipped values, because" in caplog.text
+    assert "without the shipped values, because" in capsys.readouterr().err
     assert "shipped" not in pd.read_csv(results / "claims.csv")
 
 

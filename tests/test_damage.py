@@ -133,7 +133,7 @@ def test_the_undamaged_tree_is_found_undamaged(shipped):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_damage_is_named_and_nothing_is_made_from_it(tree, tmp_path, kind, capsys, caplog):
+def test_damage_is_named_and_nothing_is_made_from_it(tree, tmp_path, kind, capsys):
     damage, message, raw = KINDS[kind]
     # Another experiment for each kind, so that all of them are met.
     experiment = list(EXPERIMENTS)[list(KINDS).index(kind) % len(EXPERIMENTS)]
