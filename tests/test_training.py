@@ -140,11 +140,12 @@ MIXED = {
     "stages": ["naive", "naive", "naive", "naive", "naive", "inverse-exp", [(0.9, 0.99), (0.5, 0.9), (0.0, 0.999)]],
     "clip": [np.inf, 0.1, 0.3, np.inf, 1e3, 0.5, np.inf],
 }  # fmt: skip
+EACH_EPS = [1e-8, 0.0, 1e-3, 1e-12, 1e-8, 0.0, 0.1]
 
 
 @pytest.mark.parametrize("build", [None, perceptron, convolutions])
 @pytest.mark.parametrize("chunk", [1, 4])
-@pytest.mark.parametrize("dtype, eps", [("float32", 1e-8), ("float64", 0.0)])
+@pytest.mark.parametrize("dtype, eps", [("float32", 1e-8), ("float64", 0.0), ("float32", EACH_EPS)])
 def test_a_run_of_an_ensemble_equals_the_run_alone(task, build, chunk, dtype, eps):
     """To the last bit: in a full chunk, in the smaller one at the end, or by itself."""
     task = classes(build) if build else task
@@ -320,10 +321,11 @@ def test_the_unsmoothed_variant_by_its_equations(chunk):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("eps", [0.0, 1e-8])
+@pytest.mark.parametrize("eps", [[0.0] * 5, [1e-8] * 5, [1e-8, 0.0, 0.1, 1e-12, 0.0]])
+@pytest.mark.parametrize("ks", [[1] * 5, [3] * 5, [3, 2, 2, 1, 1]])
 @pytest.mark.filterwarnings("ignore::ctadam.optim.StabilityWarning")
-def test_the_stacked_optimizer_is_kadam_bit_for_bit(dtype, eps):
-    """Given the same gradients, zeros among them, parameters and update are those of KAdam, however many rows."""
+def test_the_stacked_optimizer_is_kadam_bit_for_bit(dtype, eps, ks):
+    """Given the same gradients, zeros among them, parameters and update are those of KAdam, whatever the other rows are."""
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(5, 33, generator=generator)
     pairs, lr, weight_decay = (
@@ -331,38 +333,37 @@ def test_the_stacked_optimizer_is_kadam_bit_for_bit(dtype, eps):
         [1e-3, 0.1, 1, 2, 0.01],
         [0.0, 0.1, 0, 1, 0],
     )
-    for k in (1, 3):
-        stages = [stage_betas("inverse-exp", k, betas=betas) for betas in pairs]
-        rows = {"stages": stages, "lr": lr, "weight_decay": weight_decay}
-        common = {"eps": eps, "state_dtype": dtype, "steps": 20}
-        stacked = StackedKAdam(start.clone(), **rows, **common)
-        single = [
-            StackedKAdam(start[r : r + 1].clone(), **{n: v[r : r + 1] for n, v in rows.items()}, **common)
-            for r in range(5)
-        ]
-        leaves = [nn.Parameter(row.clone()) for row in start]
-        peers = [
-            KAdam(
-                [leaf],
-                lr=lr[r],
-                betas=pairs[r],
-                eps=eps,
-                weight_decay=weight_decay[r],
-                k=k,
-                foreach=False,
-                state_dtype=dtype,
-            )
-            for r, leaf in enumerate(leaves)
-        ]
-        for _ in range(20):
-            grad = torch.randn(5, 33, generator=generator)
-            grad[:, ::4] = 0
-            change = stacked.step(grad.to(dtype))
-            for r, (leaf, peer, one) in enumerate(zip(leaves, peers, single, strict=True)):
-                leaf.grad = grad[r].clone()
-                peer.step()
-                assert torch.equal(one.step(grad[r : r + 1].to(dtype))[0], change[r])
-                assert torch.equal(leaf, stacked.params[r]) and torch.equal(leaf, one.params[0])
+    stages = [stage_betas("inverse-exp", k, betas=betas) for k, betas in zip(ks, pairs, strict=True)]
+    rows = {"stages": stages, "lr": lr, "weight_decay": weight_decay, "eps": eps}
+    common = {"state_dtype": dtype, "steps": 20}
+    stacked = StackedKAdam(start.clone(), **rows, **common)
+    single = [
+        StackedKAdam(start[r : r + 1].clone(), **{n: v[r : r + 1] for n, v in rows.items()}, **common) for r in range(5)
+    ]
+    leaves = [nn.Parameter(row.clone()) for row in start]
+    options = {"foreach": False, "state_dtype": dtype}
+    peers = [
+        KAdam([leaf], lr=lr[r], betas=pairs[r], eps=eps[r], weight_decay=weight_decay[r], k=ks[r], **options)
+        for r, leaf in enumerate(leaves)
+    ]
+    for _ in range(20):
+        grad = torch.randn(5, 33, generator=generator)
+        grad[:, ::4] = 0
+        change = stacked.step(grad.to(dtype))
+        for r, (leaf, peer, one) in enumerate(zip(leaves, peers, single, strict=True)):
+            leaf.grad = grad[r].clone()
+            peer.step()
+            assert torch.equal(one.step(grad[r : r + 1].to(dtype))[0], change[r])
+            assert torch.equal(leaf, stacked.params[r]) and torch.equal(leaf, one.params[0])
+
+
+def test_a_stage_is_kept_for_the_runs_that_have_it():
+    stages = [stage_betas("exp", k, betas=(0.9, 0.999)) for k in (3, 1, 1)]
+    common = {"lr": [1e-3] * 3, "weight_decay": [0.0] * 3, "eps": [0.0] * 3, "state_dtype": torch.float32, "steps": 1}
+    stacked = StackedKAdam(torch.zeros(3, 7), stages=stages, **common)
+    assert [average.shape for average in stacked.averages] == [(2, 3, 7), (2, 1, 7), (2, 1, 7)]
+    with pytest.raises(ValueError, match="more stages than the one before"):
+        StackedKAdam(torch.zeros(3, 7), stages=stages[::-1], **common)
 
 
 def test_layout_keeps_every_tensor_apart_and_aligned():

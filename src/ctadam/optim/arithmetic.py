@@ -46,11 +46,14 @@ _TINY = {dtype: torch.finfo(dtype).tiny for dtype in (torch.float16, torch.bfloa
 
 
 def denominator(exp_avg_sq, bias_correction2_sqrt, *, eps):
-    """√v̂ + ε, a new tensor; infinite where that is zero, so that the update there is 0 (ε = 0 is allowed)."""
+    """√v̂ + ε, a new tensor; infinite where that is zero, so that the update there is 0 (ε = 0 is allowed).
+
+    ``eps`` is a float, or a tensor that broadcasts.
+    """
     if isinstance(bias_correction2_sqrt, Tensor):
         bias_correction2_sqrt = bias_correction2_sqrt.to(exp_avg_sq)
     denom = (exp_avg_sq.sqrt() / bias_correction2_sqrt).add_(eps)
-    if eps < _TINY[denom.dtype]:  # ε would be lost in a zero: true of 1e-8 in float16
+    if isinstance(eps, Tensor) or eps < _TINY[denom.dtype]:  # ε would be lost in a zero: true of 1e-8 in float16
         denom.masked_fill_(denom == 0, torch.inf)
     return denom
 
@@ -67,7 +70,8 @@ def stage_(grad, exp_avg, exp_avg_sq, step, *, beta1, beta2, eps):
         step: number of averages made *after* this step, 1 at the first: float, or tensor that broadcasts.
         beta1, beta2: decays (paper's γ and β) in [0, 1): floats, or tensors that broadcast against `grad`. Give
             tensors as float64 where γ and β near 1 matter.
-        eps: added to the root; float. 0 is allowed: where √v + eps is 0 the update is 0, even if m is not.
+        eps: added to the root; float, or tensor that broadcasts. 0 is allowed: where √v + eps is 0 the update is 0, even if
+            m is not.
 
     Returns:
         (denominator, bias_correction1): a new tensor of `grad`'s shape, and a float (a float64 tensor if `beta1` or

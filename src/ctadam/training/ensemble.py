@@ -233,7 +233,7 @@ def _optimizer(points, params, state_dtype, steps):
     common = {
         "lr": points["lr"].tolist(),
         "weight_decay": points["weight_decay"].tolist(),
-        "eps": float(points["eps"].iloc[0]),
+        "eps": points["eps"].tolist(),
         "state_dtype": state_dtype,
     }
     if name == "unsmoothed":
@@ -246,7 +246,7 @@ def _optimizer(points, params, state_dtype, steps):
 
 
 def _train_chunk(points, task, device, batched, progress):
-    """The tables of one chunk's runs: rows that agree in optimizer, steps, eps, state_dtype and k."""
+    """The tables of one chunk's runs: rows that agree in optimizer, steps and state_dtype, sorted by k, large to small."""
     common = points.iloc[0]
     steps, state_dtype = int(common["steps"]), STATE_DTYPES[common["state_dtype"]]
     seeds, which = np.unique(points["seed"], return_inverse=True)
@@ -346,10 +346,11 @@ def train(points, *, task, device, chunk=None, progress=lambda amount: None):
     full = points.assign(**{c: value for c, value in OPTIONAL_COLUMNS.items() if c not in points})
     _check(full)
     chunk = chunk or chunk_size(task, device)
-    # The kernel of batched convolutions changes with their number, so there the last chunk is filled up.
-    fill = chunk > 1 and _has_convolutions(task.build(torch.Generator()))
+    # On a CPU the kernel of batched convolutions changes with their number, so there the last chunk is filled up.
+    fill = device.type == "cpu" and chunk > 1 and _has_convolutions(task.build(torch.Generator()))
     tables = {}
-    for _, group in full.groupby(["optimizer", "steps", "eps", "state_dtype", "k"], sort=False):
+    for _, group in full.groupby(["optimizer", "steps", "state_dtype"], sort=False):
+        group = group.sort_values("k", ascending=False, kind="stable")
         for first in range(0, len(group), chunk):
             rows = group.iloc[first : first + chunk]
             trained = rows.iloc[np.minimum(np.arange(chunk), len(rows) - 1)] if fill else rows

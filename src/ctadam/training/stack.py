@@ -5,6 +5,7 @@ The parameters of a run are one row. The arithmetic is that of `ctadam.optim.ari
 """
 
 import torch
+from torch import Tensor
 
 from ctadam.optim.arithmetic import average_, bias_corrections, denominator, stage_update, unsmoothed_update_
 
@@ -32,43 +33,75 @@ class Layout:
         return {name: rows[:, place].view(len(rows), *self.shapes[name]) for name, place in self.places.items()}
 
 
+def _common(values, device, dtype):
+    """One float if all values are equal, else a column of them."""
+    if len(set(values)) == 1:
+        return float(values[0])
+    return torch.tensor(values, dtype=torch.float64)[:, None].to(device, dtype)
+
+
+def _first(value, count):
+    """The first so many of a column; a number is everyone's."""
+    return value[:count] if isinstance(value, Tensor) else value
+
+
+def _from(value, first):
+    return value[first:] if isinstance(value, Tensor) else value
+
+
 class StackedKAdam:
     """k-Adam for R runs whose parameters are the rows of one tensor.
 
     Args:
         params: float tensor of shape (R, width), stepped in place.
-        stages: R lists of k pairs (beta1, beta2), floats; the paper's (γ, β).
-        lr: R floats above 0; weight_decay: R floats ≥ 0, decoupled.
-        eps: float, common to the runs.
+        stages: R lists of k pairs (beta1, beta2), floats; the paper's (γ, β). k may differ, but no run may have more stages
+            than the one before it.
+        lr: R floats above 0; weight_decay, eps: R floats ≥ 0, the decay decoupled.
         state_dtype: of the averages; the new parameter is rounded once from it.
         steps: how many steps will be taken; their bias corrections are computed beforehand, in float64 with C's ``pow``
             as torch's optimizer does (a device's own differs in the last bit), and a step waits for no transfer.
     """
 
     def __init__(self, params, *, stages, lr, weight_decay, eps, state_dtype, steps):
-        self.params, self.eps, self.count = params, eps, 0
-        self.averages = [torch.zeros((2, *params.shape), dtype=state_dtype, device=params.device) for _ in stages[0]]
-        corrections = [
-            [[bias_corrections(n, beta1=beta1, beta2=beta2) for beta1, beta2 in run] for run in stages]
-            for n in range(1, steps + 1)
+        self.params, self.count = params, 0
+        lengths = [len(run) for run in stages]
+        if lengths != sorted(lengths, reverse=True):
+            raise ValueError("a run has more stages than the one before it")
+        #: How many runs, the first ones, have a first, second, … stage.
+        self._having = [sum(length > i for length in lengths) for i in range(lengths[0])]
+        self.averages = [
+            torch.zeros((2, count, *params.shape[1:]), dtype=state_dtype, device=params.device)
+            for count in self._having
         ]
-        # γ_i, β_i of shape (k, R, 1, 2); their corrections of shape (steps, k, R, 1, 2).
-        decays = torch.tensor(stages, dtype=torch.float64).movedim(1, 0).unsqueeze(-2)
-        corrections = torch.tensor(corrections, dtype=torch.float64).movedim(2, 1).unsqueeze(-2)
         lr, weight_decay = (torch.tensor(x, dtype=torch.float64)[:, None] for x in (lr, weight_decay))
-        # The update is applied as lr/correction · m/denominator, one factor less for each parameter.
-        step_size = lr / corrections[:, -1, ..., 0]
         self._decayed = bool((weight_decay != 0).any())
-        values = {
-            "weight1": 1 - decays[..., 0], "beta2": decays[..., 1], "weight2": 1 - decays[..., 1],
-            "correction1": corrections[..., 0], "correction2": corrections[..., 1],
-            "minus_step_size": -step_size, "keep": 1 - lr * weight_decay,
-        }  # fmt: skip
-        if len(params) == 1:
-            # Numbers for one run: the kernels are faster, and no less exact.
-            self._values = {name: value[..., 0, 0].tolist() for name, value in values.items()}
-        else:
-            self._values = {name: value.to(params.device, state_dtype) for name, value in values.items()}
+        # Numbers for one run: the kernels are faster, and no less exact.
+        one = len(params) == 1
+
+        def ready(value):
+            return value[..., 0, 0].tolist() if one else value.to(params.device, state_dtype)
+
+        self._keep = ready(1 - lr * weight_decay)
+        self._eps = _common(eps, params.device, state_dtype)
+        #: Of each stage: numbers that broadcast against its averages; those of a step behind an axis for the steps.
+        self._values = []
+        for i, count in enumerate(self._having):
+            pairs = [run[i] for run in stages[:count]]
+            decays = torch.tensor(pairs, dtype=torch.float64)[:, None]
+            corrections = torch.tensor(
+                [
+                    [bias_corrections(n, beta1=beta1, beta2=beta2) for beta1, beta2 in pairs]
+                    for n in range(1, steps + 1)
+                ],
+                dtype=torch.float64,
+            )[:, :, None]
+            values = {
+                "weight1": 1 - decays[..., 0], "beta2": decays[..., 1], "weight2": 1 - decays[..., 1],
+                "correction1": corrections[..., 0], "correction2": corrections[..., 1],
+                # The update is applied as lr/correction · m/denominator, one factor less for each parameter.
+                "minus_step_size": -lr[:count] / corrections[..., 0],
+            }  # fmt: skip
+            self._values.append({name: ready(value) for name, value in values.items()})
 
     def step(self, grad):
         """Take one step.
@@ -79,16 +112,20 @@ class StackedKAdam:
         Returns:
             −lr·u, shape (R, width), in the state's dtype: what the update added to the parameters. Yours to overwrite.
         """
-        v, n = self._values, self.count
-        for i, (exp_avg, exp_avg_sq) in enumerate(self.averages):
-            average_(grad, exp_avg, exp_avg_sq, weight1=v["weight1"][i], beta2=v["beta2"][i], weight2=v["weight2"][i])
-            denom = denominator(exp_avg_sq, v["correction2"][n][i], eps=self.eps)
-            if i + 1 < len(self.averages):
-                grad = stage_update(exp_avg, denom, v["correction1"][n][i])
-        change = (exp_avg * v["minus_step_size"][n]).div_(denom)
+        n, changes = self.count, []
+        # Runs that have no further stage are the last ones.
+        for (exp_avg, exp_avg_sq), v, further in zip(self.averages, self._values, [*self._having[1:], 0], strict=True):
+            average_(grad, exp_avg, exp_avg_sq, weight1=v["weight1"], beta2=v["beta2"], weight2=v["weight2"])
+            denom = denominator(exp_avg_sq, v["correction2"][n], eps=_first(self._eps, len(exp_avg)))
+            if further < len(exp_avg):
+                size = v["minus_step_size"][n]
+                changes.append((exp_avg[further:] * _from(size, further)).div_(denom[further:]))
+            if further:
+                grad = stage_update(exp_avg[:further], denom[:further], _first(v["correction1"][n], further))
+        change = changes[0] if len(changes) == 1 else torch.cat(changes[::-1])
         target = self.params.to(change.dtype)
         if self._decayed:
-            target.mul_(v["keep"])
+            target.mul_(self._keep)
         target.add_(change)
         if target is not self.params:
             self.params.copy_(target)
@@ -105,7 +142,8 @@ class StackedUnsmoothed:
     """
 
     def __init__(self, params, *, betas, lr, weight_decay, eps, state_dtype):
-        self.params, self.eps, self.count = params, eps, 0
+        self.params, self.count = params, 0
+        self.eps = _common(eps, params.device, state_dtype)
         self.averages = torch.zeros((3, *params.shape), dtype=state_dtype, device=params.device)
         beta1, beta2 = torch.tensor(betas, dtype=torch.float64, device=params.device).T[..., None]
         self.decays = {"beta1": beta1, "beta2": beta2, "second_beta2": beta2}
