@@ -16,7 +16,7 @@ import torch
 import torch.fx.experimental._config
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 META = torch.device("meta")
 
@@ -74,12 +74,24 @@ def _tensors(*arguments):
     return [x for x in _leaves(*arguments) if isinstance(x, Tensor)]
 
 
+def _convolution_backward(grad, inputs, weight, bias_sizes, stride, padding, dilation, transposed, *rest, **ignored):
+    """Operations of a convolution's gradients, each as many as the convolution's own.
+
+    torch's formula counts that of the weight once for each group too many, and batched convolutions are groups.
+    """
+    *_, mask = rest
+    return sum(mask[:2]) * conv_flop_count(inputs.shape, weight.shape, grad.shape, transposed=transposed)
+
+
+_FORMULAS = flop_registry | {torch.ops.aten.convolution_backward: _convolution_backward}
+
+
 @cache
 def _schema(func):
     """Of an operator: its name, whether it returns a view, whether it changes an argument, its formula of operations."""
     schema = func._schema
     view = any(x.alias_info is not None and not x.alias_info.is_write for x in schema.returns)
-    return schema.name.removeprefix("aten::"), view, schema.is_mutable, flop_registry.get(func._overloadpacket)
+    return schema.name.removeprefix("aten::"), view, schema.is_mutable, _FORMULAS.get(func._overloadpacket)
 
 
 def memory_of(device):
