@@ -77,6 +77,11 @@ def _intervals(parameters):
     return dict(_settings(parameters, lambda path: path[-1].endswith("_every")))
 
 
+def _times(parameters):
+    """What is done so many times in a run, however long it is."""
+    return dict(_settings(parameters, lambda path: path[-1] == "times"))
+
+
 def _with(parameters, values):
     changed = copy.deepcopy(parameters)
     for (*path, last), value in values.items():
@@ -88,7 +93,7 @@ def _with(parameters, values):
 
 
 def shorten(parameters, few):
-    """The parameters with every ``steps`` in proportion, the largest at ``few``, and nothing done at intervals.
+    """The parameters with every ``steps`` in proportion, the largest at ``few``, and nothing done at intervals or so many times.
 
     Raises:
         ArtifactError: there are no steps to shorten.
@@ -98,7 +103,7 @@ def shorten(parameters, few):
         raise ArtifactError("the parameters name no steps, so nothing can be shortened")
     most = max(steps.values())
     values = {path: max(1, round(few * value / most)) for path, value in steps.items()}
-    values |= dict.fromkeys(_intervals(parameters), _NEVER)
+    values |= dict.fromkeys(_intervals(parameters), _NEVER) | dict.fromkeys(_times(parameters), 0)
     return _with(parameters, values)
 
 
@@ -147,6 +152,8 @@ def estimate(experiment, parameters, shard, card):
         # The last step has what is done at intervals anyway; here the middle has it too.
         twice, *_ = _count(experiment, _with(more, {path: MORE // 2}), shard, card)
         terms.append((longer, twice, max(0, steps // every - 1)))
+    for path, count in _times(parameters).items():
+        terms.append((longer, _count(experiment, _with(more, {path: 1}), shard, card)[0], count))
     found = {name: _linear(base, terms, lambda c, name=name: getattr(c, name)) for name in _SUMS}
     found["peak"] = max(found["peak"], base.peak)
     if len(more_reports) > len(reports):

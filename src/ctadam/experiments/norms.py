@@ -245,10 +245,10 @@ class _LawRecorder:
 
 
 def _lags(steps, times, lags):
-    """Which past gradients are held against the weights: {step: lags}, and all the steps whose gradients are kept."""
+    """Which past gradients are held against the weights: {step: lags}; and which are kept, how long: {step: last use}."""
     at = np.unique(np.linspace(0, steps, times + 1).astype(int)[1:])
     wanted = {int(t): [lag for lag in lags if lag <= t] for t in at}
-    return wanted, {t - lag for t, some in wanted.items() for lag in some}
+    return wanted, {t - lag: t for t, some in wanted.items() for lag in some}
 
 
 @torch.no_grad()
@@ -283,6 +283,7 @@ def _run_laws(problem, points, parameters, device, progress):
                     for other in (past[n - lag], random)
                 )
                 cosines.append((n, lag, weight, place.stop - place.start, cosine.cpu(), by_chance.cpu()))
+        past = {m: earlier for m, earlier in past.items() if kept[m] > n}
         if n < steps:
             before = theta
             theta = (1 - lr * decay) * theta - lr * update
