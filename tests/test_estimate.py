@@ -69,6 +69,22 @@ def test_operations_bytes_and_short_kernels_take_their_time():
     assert counter.device_s - first == pytest.approx(2 * 100**3 / (0.5 * 1e6))
 
 
+def test_convolutions_of_many_runs_are_as_many_operations():
+    """Batched, they are one convolution in groups, whose gradients torch's own formula counts once a group."""
+
+    def loss(weight, images):
+        return torch.nn.functional.conv2d(images, weight, stride=2, padding=1).square().sum()
+
+    weight, images = torch.zeros(5, 8, 3, 3, 3, device=META), torch.zeros(5, 2, 3, 16, 16, device=META)
+    with Counter() as one:
+        torch.func.grad(loss)(weight[0], images[0])
+    with Counter() as many:
+        torch.func.vmap(torch.func.grad(loss))(weight, images)
+    forward = 2 * (2 * 8 * 8 * 8) * (3 * 3 * 3)
+    assert one.flops == {"float32": 2 * forward}  # nobody asks for the images' gradient
+    assert many.flops == {"float32": 5 * one.flops["float32"]}
+
+
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_what_is_counted_on_meta_is_what_runs(chunk):
     """The same calls, of the same sizes, as in a run that computes: batched and one by one."""
@@ -131,6 +147,8 @@ def test_steps_keep_their_proportions():
     short = shorten(parameters, 4)
     assert (short["steps"], short["more"]["steps"]) == (2, 4) and short["test_every"] > 100
     assert parameters["steps"] == 100
+    short = shorten({"steps": 100, "cosines": {"times": 3}}, 4)
+    assert short == {"steps": 4, "cosines": {"times": 0}}  # what is done so many times is counted by itself
     with pytest.raises(ArtifactError, match="name no steps"):
         shorten({"grid": 3}, 4)
 

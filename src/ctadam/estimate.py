@@ -156,9 +156,12 @@ def estimate(experiment, parameters, shard, card):
         terms.append((longer, _count(experiment, _with(more, {path: 1}), shard, card)[0], count))
     found = {name: _linear(base, terms, lambda c, name=name: getattr(c, name)) for name in _SUMS}
     found["peak"] = max(found["peak"], base.peak)
-    if len(more_reports) > len(reports):
-        # The median, because a difference of two runs would be that of their preparations.
-        host = times * (len(more_reports) - len(reports)) * np.median(more_reports)
+    calls = (len(more_reports) - len(reports)) // (MORE - FEW)
+    if calls:
+        # Reports of each step, one for each part of the shard. A difference of two runs would be that of their preparations,
+        # so what lies between two parts is left out: of the times between reports the longest, one less than there are parts.
+        each = np.sort(more_reports)[: len(more_reports) - (calls - 1)].mean()
+        host = (steps - FEW) * calls * each
     else:
         again = [min(_count(experiment, p, shard, card)[0].host_s for _ in range(3)) for p in (few, more)]
         host = times * max(0.0, again[1] - again[0])

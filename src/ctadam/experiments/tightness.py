@@ -97,13 +97,14 @@ def _through_stages(points, parameters, device, progress):
         noise = [
             np.random.default_rng([parameters["seed"], int(run)]).normal(size=(steps, 2)).T for run in group["run"]
         ]
-        normal, scale = torch.tensor(np.stack(noise, -1), device=device)
+        noise = torch.from_numpy(np.stack(noise, -1))
         where = {"beta1": group["beta1"].to_numpy(), "beta2": group["beta2"].to_numpy()}
         bounds = update_bound(**where, step=np.arange(steps)[:, None], law="exact")
         averages, squares = torch.zeros((2, k, len(group)), dtype=torch.float64, device=device)
         update, earlier, ratio = torch.zeros((3, len(group)), dtype=torch.float64, device=device)
         for n in range(steps):
-            gradient = normal[n] * (3 * scale[n]).exp()
+            normal, scale = noise[:, n].to(device)
+            gradient = normal * (3 * scale).exp()
             gradient = torch.where((silent >= 0) & (n >= silent), torch.zeros_like(gradient), gradient)
             found = kadam_update_(
                 gradient, averages, squares, n + 1.0, stages=list(zip(*pairs, strict=True)), eps=0.0
