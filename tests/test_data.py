@@ -1,6 +1,7 @@
 """Texts: tokenization, the split, batches, and what happens with a text that will not do."""
 
 import hashlib
+import sys
 
 import pytest
 import torch
@@ -73,24 +74,38 @@ def test_unknown_tokenization():
         text.load_corpus("pydoc", tokenization="bytes", **SETTINGS)
 
 
-def test_shakespeare_is_checked_and_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
+def test_shakespeare_is_downloaded_checked_and_a_failure_says_what_to_do(tmp_path, monkeypatch):
     import pooch
 
+    monkeypatch.setenv("CTADAM_DATA", str(tmp_path))
     calls = []
-    local = tmp_path / "input.txt"
+    local = tmp_path / "elsewhere.txt"
     local.write_text("To be, or not to be")
 
-    def retrieve(url, known_hash, path):
-        calls.append((url, known_hash))
+    def retrieve(url, known_hash, fname, path):
+        calls.append((url, known_hash, path / fname))
         return str(local)
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     assert text.read_text("shakespeare") == "To be, or not to be"
-    assert calls == [(text.SHAKESPEARE_URL, f"sha256:{text.SHAKESPEARE_SHA256}")]
+    file = tmp_path / "shakespeare.txt"
+    assert calls == [(text.SHAKESPEARE_URL, f"sha256:{text.SHAKESPEARE_SHA256}", file)]
 
     def fail(*args, **kwargs):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(pooch, "retrieve", fail)
-    with pytest.raises(ArtifactError, match="set the text to the path of a local copy"):
+    with pytest.raises(ArtifactError, match=r"put it there.*CTADAM_DATA"):
         text.read_text("shakespeare")
+    file.write_text("To be, or not to be")
+    with pytest.raises(ArtifactError, match="is not the text that it should be"):
+        text.read_text("shakespeare")
+
+
+def test_a_text_in_the_data_directory_needs_no_network_and_no_pooch(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTADAM_DATA", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    content = b"To be, or not to be"
+    (tmp_path / "shakespeare.txt").write_bytes(content)
+    monkeypatch.setattr(text, "SHAKESPEARE_SHA256", hashlib.sha256(content).hexdigest())
+    assert text.read_text("shakespeare") == content.decode()

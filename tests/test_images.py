@@ -112,7 +112,11 @@ def test_cifar10_is_torchvisions_and_a_failed_download_says_what_to_do(tmp_path,
             self.targets = [i % 2 for i in range(20)]
 
     monkeypatch.setattr(datasets, "CIFAR10", Fake)
-    data = load_images("cifar10", cache=str(tmp_path))
+    monkeypatch.setenv("CTADAM_DATA", str(tmp_path))
+    data = load_images("cifar10")
+    load_images("cifar10", cache=str(tmp_path / "own"))
+    assert [root for root, *_ in asked[2:]] == [str(tmp_path / "own")] * 2
+    del asked[2:]
     assert asked == [(str(tmp_path), True, True), (str(tmp_path), False, True)]
     expected = [(p.transpose(2, 0, 1).tobytes(), i % 2) for i, p in enumerate(Fake("", True, True).data)]
     assert data.classes == ("a", "b") and rows(data.train) == sorted(expected)
@@ -121,7 +125,9 @@ def test_cifar10_is_torchvisions_and_a_failed_download_says_what_to_do(tmp_path,
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "CIFAR10", fail)
-    with pytest.raises(ArtifactError, match="without a network, set the source to a directory"):
+    with pytest.raises(
+        ArtifactError, match="without a network, put its archive there, or set the source to a directory"
+    ):
         load_images("cifar10", cache=str(tmp_path))
 
 

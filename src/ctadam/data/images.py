@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ctadam.data import data_directory
 from ctadam.data.digits import load_digits
 from ctadam.errors import ArtifactError
 
@@ -50,7 +51,7 @@ def load_images(source, *, train=0, test=0, test_fraction=0.2, cache=""):
             ``ImageFolder``). Images of one directory must have one size.
         train, test: how many of either part; 0 for all.
         test_fraction: part of the images kept for the test where the source has no test set of its own; in (0, 1).
-        cache: directory for downloads; the user's cache directory if empty.
+        cache: directory for downloads; `data_directory` if empty.
 
     Raises:
         ArtifactError: no such source, an unreadable or odd-sized image, fewer images than asked for, a failed download.
@@ -134,18 +135,17 @@ def _split(part, test_fraction):
 
 
 def _cifar10(cache):
-    import pooch
     from torchvision.datasets import CIFAR10
 
-    cache = Path(cache).expanduser() if cache else pooch.os_cache("ctadam")
+    cache = Path(cache).expanduser() if cache else data_directory()
     parts = []
     for train in (True, False):
         try:
             data = CIFAR10(cache, train=train, download=True)
         except Exception as error:  # urllib's and the archive's errors are not ours to enumerate
             raise ArtifactError(
-                f"could not get CIFAR-10 into {cache} ({type(error).__name__}); without a network, set the source to a "
-                "directory with train and test, class folders in each"
+                f"could not get CIFAR-10 into {cache} ({type(error).__name__}); without a network, put its archive there, or "
+                "set the source to a directory with train and test, class folders in each"
             ) from error
         parts.append(_Part(torch.from_numpy(data.data).permute(0, 3, 1, 2), torch.tensor(data.targets)))
     return parts, tuple(data.classes)

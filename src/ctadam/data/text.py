@@ -12,11 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ctadam.data import VARIABLE, data_directory
 from ctadam.errors import ArtifactError
 
 #: The text that the paper's own experiments use; fetched only when asked for, and checked.
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+#: What it is called in the data directory.
+SHAKESPEARE_FILE = "shakespeare.txt"
 
 TOKENIZATIONS = ("words", "characters")
 
@@ -48,26 +52,35 @@ def read_text(source):
         from pydoc_data.topics import topics
 
         return "\n".join(topics[name] for name in sorted(topics))
-    if source == "shakespeare":
-        import pooch
-
-        try:
-            path = pooch.retrieve(
-                SHAKESPEARE_URL, known_hash=f"sha256:{SHAKESPEARE_SHA256}", path=pooch.os_cache("ctadam")
-            )
-        except Exception as error:  # requests' errors are not ours to enumerate
-            raise ArtifactError(
-                f"could not download Shakespeare's text ({type(error).__name__}); without a network, set the text to the "
-                "path of a local copy"
-            ) from error
-    else:
-        path = Path(source).expanduser()
+    path = _shakespeare() if source == "shakespeare" else Path(source).expanduser()
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ArtifactError(f"cannot read the text {source!r}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ArtifactError(f"the text {source!r} is not UTF-8 (byte {error.start})") from error
+
+
+def _shakespeare():
+    """The path of the text, in the data directory."""
+    directory = data_directory()
+    path = directory / SHAKESPEARE_FILE
+    # pooch, which would check the same, is not on every machine that trains.
+    if path.is_file():
+        if hashlib.sha256(path.read_bytes()).hexdigest() != SHAKESPEARE_SHA256:
+            raise ArtifactError(f"{path} is not the text that it should be (its sha256 is another): remove it")
+        return path
+    try:
+        import pooch
+
+        return pooch.retrieve(
+            SHAKESPEARE_URL, known_hash=f"sha256:{SHAKESPEARE_SHA256}", fname=SHAKESPEARE_FILE, path=directory
+        )
+    except Exception as error:  # requests' errors are not ours to enumerate
+        raise ArtifactError(
+            f"could not download Shakespeare's text to {path} ({type(error).__name__}); without a network, put it there (from "
+            f"{SHAKESPEARE_URL}), {VARIABLE} being the directory, or set the text to the path of another"
+        ) from error
 
 
 def tokenize(text, tokenization):
