@@ -68,7 +68,7 @@ def run(args):
     from ctadam.experiments import EXPERIMENTS
     from ctadam.provenance import environment, sha256, write_atomically
 
-    chosen = args.experiments or list(EXPERIMENTS)
+    chosen, commit = args.experiments or list(EXPERIMENTS), environment()["commit"]
     kept, before = read()
     made = pd.DataFrame(measure(chosen, config.parse_assignments(args.set)))
     # Without the empty one, which would make numbers of shards floats.
@@ -83,7 +83,7 @@ def run(args):
         "processor": processor("cpu"),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": environment()["commit"],
+        "commit": commit,
         "sha256": sha256(path),
         "parameters": {n: asked[n] if n in chosen else before["parameters"].get(n) for n in EXPERIMENTS},
     }

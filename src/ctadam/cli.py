@@ -73,7 +73,7 @@ def _run(args):
     from ctadam import config, determinism
     from ctadam.experiments import load
     from ctadam.progress import Progress
-    from ctadam.provenance import code_digest, is_complete, make_room, now, read_provenance, write_table
+    from ctadam.provenance import code_digest, environment, is_complete, make_room, now, read_provenance, write_table
     from ctadam.store import shard_path
 
     resolved = config.resolve(args.scale, config.parse_assignments(args.set))
@@ -88,7 +88,8 @@ def _run(args):
     points = experiment.points(parameters)
     todo, shards = ([args.shard[0]], args.shard[1]) if args.shard else (None, parameters["shards"])
     out = Path(args.out or f"results/fresh/{args.scale}") / args.experiment
-    code = code_digest()
+    # Said now: files may be edited, and committed, while this runs.
+    code, made_in = code_digest(), environment()
     for shard in todo or range(1, shards + 1):
         path = shard_path(out, shard, shards)
         # Without --shard a run that was killed goes on where it stopped; with it, whoever asks means this shard.
@@ -126,6 +127,7 @@ def _run(args):
             "wall_s": round(time.monotonic() - clock, 1),
             **memory,
             "code": code,
+            **made_in,
         }
         write_table(table, path, record)
         log.info("%s: %d rows", path, len(table))

@@ -126,11 +126,11 @@ def write_table(table, path, details):
     Args:
         table: DataFrame; the same table gives the same bytes.
         path: ``….parquet``.
-        details: what only the caller knows (parameters, seeds, device, data, times).
+        details: parameters, seeds, device, data, times, and the `environment` in which it was made.
     """
     make_room(path)
     write_atomically(path, lambda p: table.to_parquet(p, index=False, compression="zstd"))
-    _write_record(path, table, {**details, **environment()})
+    _write_record(path, table, details)
 
 
 def write_derived(table, path, sources):
