@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch
 from ctadam import cli, config
 from ctadam.data.text import load_corpus
 from ctadam.errors import ArtifactError
-from ctadam.estimate import estimate, rehearse, shorten
+from ctadam.estimate import estimate, host_per_step, rehearse, shorten
 from ctadam.experiments import EXPERIMENTS
 from ctadam.provenance import sha256
 from ctadam.training import language, train
@@ -151,6 +152,12 @@ def test_steps_keep_their_proportions():
     assert short == {"steps": 4, "cosines": {"times": 0}}  # what is done so many times is counted by itself
     with pytest.raises(ArtifactError, match="name no steps"):
         shorten({"grid": 3}, 4)
+
+
+def test_the_host_works_otherwise_in_each_part():
+    """Its preparations between the parts, and slow first steps, are not what a step takes."""
+    assert host_per_step(np.array([5, 1, 1, 90, 2, 2, 2, 80, 7, 3, 3, 3]), 3) == 1 + 2 + 3
+    assert host_per_step(np.array([9, 1, 1, 1]), 1) == 1
 
 
 def test_the_command(capsys):

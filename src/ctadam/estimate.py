@@ -130,6 +130,21 @@ def _linear(base, terms, get):
     return get(base) + sum(times * (get(to) - get(start)) for start, to, times in terms)
 
 
+def host_per_step(intervals, parts):
+    """Seconds that the host works in a step of each of the parts of a shard, together.
+
+    What lies between two parts are the longest intervals. Of each part the median, because first calls take longer; a
+    difference between two runs would be that of their preparations.
+
+    Args:
+        intervals: seconds between reports of progress, of which each part makes one a step.
+        parts: how many there are.
+    """
+    between = np.sort(np.argsort(intervals)[len(intervals) - (parts - 1) :])
+    found = np.split(intervals, np.union1d(between, between + 1))
+    return sum(np.median(part) for part in found if len(part) > 1)
+
+
 def estimate(experiment, parameters, shard, card):
     """The `Estimate` of one shard.
 
@@ -156,12 +171,9 @@ def estimate(experiment, parameters, shard, card):
         terms.append((longer, _count(experiment, _with(more, {path: 1}), shard, card)[0], count))
     found = {name: _linear(base, terms, lambda c, name=name: getattr(c, name)) for name in _SUMS}
     found["peak"] = max(found["peak"], base.peak)
-    calls = (len(more_reports) - len(reports)) // (MORE - FEW)
-    if calls:
-        # Reports of each step, one for each part of the shard. A difference of two runs would be that of their preparations,
-        # so what lies between two parts is left out: of the times between reports the longest, one less than there are parts.
-        each = np.sort(more_reports)[: len(more_reports) - (calls - 1)].mean()
-        host = (steps - FEW) * calls * each
+    parts = (len(more_reports) - len(reports)) // (MORE - FEW)
+    if parts:
+        host = (steps - FEW) * host_per_step(more_reports, parts)
     else:
         again = [min(_count(experiment, p, shard, card)[0].host_s for _ in range(3)) for p in (few, more)]
         host = times * max(0.0, again[1] - again[0])
