@@ -14,8 +14,8 @@ import torch
 from ctadam import cli, config
 from ctadam.data.text import load_corpus
 from ctadam.errors import ArtifactError
-from ctadam.estimate import estimate, host_per_step, rehearse, shorten
-from ctadam.experiments import EXPERIMENTS
+from ctadam.estimate import estimate, few_steps, host_per_report, rehearse, shorten
+from ctadam.experiments import EXPERIMENTS, load
 from ctadam.provenance import sha256
 from ctadam.training import language, train
 from ctadam.training.counting import CARDS, META, Card, Counter
@@ -123,6 +123,17 @@ def test_a_few_steps_tell_of_all(growth):
     assert guess.least <= guess.seconds < math.inf
 
 
+@pytest.mark.parametrize("experiment", ["norms", "practice"])
+def test_runs_of_different_lengths_are_counted_in_proportion(experiment):
+    parameters = config.resolve("smoke")[experiment] | {"shards": 1}
+    guess, module = estimate(experiment, parameters, 1, "h200"), load(experiment)
+    with Counter(CARDS["h200"]) as counter:
+        module.run(module.points(parameters), parameters, device=META, progress=lambda amount: None)
+    for name in ("kernels", "moved", "device_s"):
+        assert getattr(guess, name) == pytest.approx(getattr(counter, name), rel=0.02), name
+    assert counter.peak <= guess.peak * 1.01
+
+
 def test_the_chosen_chunk_fits_the_memory():
     card = Card("small", memory=512 * 2**20, bandwidth=1e12, flops={"float32": 1e12})
     with Counter(card) as counter:
@@ -150,14 +161,15 @@ def test_steps_keep_their_proportions():
     assert parameters["steps"] == 100
     short = shorten({"steps": 100, "cosines": {"times": 3}}, 4)
     assert short == {"steps": 4, "cosines": {"times": 0}}  # what is done so many times is counted by itself
+    assert [few_steps({"steps": 1000, "other": {"steps": n}}) for n in (1000, 500, 1500, 600, 999)] == [4, 4, 6, 5, 4]
     with pytest.raises(ArtifactError, match="name no steps"):
-        shorten({"grid": 3}, 4)
+        few_steps({"grid": 3})
 
 
 def test_the_host_works_otherwise_in_each_part():
     """Its preparations between the parts, and slow first steps, are not what a step takes."""
-    assert host_per_step(np.array([5, 1, 1, 90, 2, 2, 2, 80, 7, 3, 3, 3]), 3) == 1 + 2 + 3
-    assert host_per_step(np.array([9, 1, 1, 1]), 1) == 1
+    assert host_per_report(np.array([5, 1, 1, 90, 2, 2, 2, 80, 7, 3, 3, 3]), 3) == 2
+    assert host_per_report(np.array([9, 1, 1, 1]), 1) == 1
 
 
 def test_the_command(capsys):

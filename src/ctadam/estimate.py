@@ -6,6 +6,8 @@ The rehearsal computes: a few runs of the shard at full size, for two steps, on 
 """
 
 import copy
+import gc
+import math
 import time
 from dataclasses import dataclass
 
@@ -16,8 +18,9 @@ from ctadam.errors import ArtifactError
 from ctadam.experiments import load
 from ctadam.training.counting import CALL_S, CARDS, META, Counter
 
-#: Steps of the shortest runs that are counted: the first few may differ from the rest.
-FEW, MORE = 4, 8
+#: At least so many steps are counted of the longest runs, and twice as many: the first few may differ from the rest. Several
+#: times more at most, so that runs of different lengths keep their proportion.
+FEW, FEW_AT_MOST = 4, 12
 _NEVER = 10**9
 
 
@@ -93,18 +96,28 @@ def _with(parameters, values):
 
 
 def shorten(parameters, few):
-    """The parameters with every ``steps`` in proportion, the largest at ``few``, and nothing done at intervals or so many times.
-
-    Raises:
-        ArtifactError: there are no steps to shorten.
-    """
+    """The parameters with every ``steps`` in proportion, the largest at ``few``; nothing done at intervals or so many times."""
     steps = _steps(parameters)
-    if not steps:
-        raise ArtifactError("the parameters name no steps, so nothing can be shortened")
     most = max(steps.values())
     values = {path: max(1, round(few * value / most)) for path, value in steps.items()}
     values |= dict.fromkeys(_intervals(parameters), _NEVER) | dict.fromkeys(_times(parameters), 0)
     return _with(parameters, values)
+
+
+def few_steps(parameters):
+    """Steps of the longest runs, `FEW` or more, for which those of all others are whole numbers in the same proportion.
+
+    If that takes more than `FEW_AT_MOST`: `FEW`, and the others are rounded.
+
+    Raises:
+        ArtifactError: there are no steps to shorten.
+    """
+    steps = _steps(parameters).values()
+    if not steps:
+        raise ArtifactError("the parameters name no steps, so nothing can be shortened")
+    unit = max(steps) // math.gcd(*steps)
+    few = unit * -(-FEW // unit)
+    return few if few <= FEW_AT_MOST else FEW
 
 
 def _deal(experiment, parameters, shard):
@@ -118,10 +131,16 @@ _SUMS = ("kernels", "moved", "copied", "waits", "peak", "device_s")
 def _count(experiment, parameters, shard, card):
     """A `Counter` of one run, the run's details, and the host's own work between two reports of progress."""
     points, reports = _deal(experiment, parameters, shard), []
-    with Counter(card) as counter:
-        _, details = load(experiment).run(
-            points, parameters, device=META, progress=lambda amount: reports.append(counter.host_s)
-        )
+    # What the collector frees, and when, depends on all that was done before: a small difference, taken many times.
+    gc.collect()
+    gc.disable()
+    try:
+        with Counter(card) as counter:
+            _, details = load(experiment).run(
+                points, parameters, device=META, progress=lambda amount: reports.append(counter.host_s)
+            )
+    finally:
+        gc.enable()
     return counter, details, np.diff(reports)
 
 
@@ -130,19 +149,19 @@ def _linear(base, terms, get):
     return get(base) + sum(times * (get(to) - get(start)) for start, to, times in terms)
 
 
-def host_per_step(intervals, parts):
-    """Seconds that the host works in a step of each of the parts of a shard, together.
+def host_per_report(intervals, parts):
+    """Seconds that the host works from one report of progress to the next, a step later, on average over a shard's parts.
 
     What lies between two parts are the longest intervals. Of each part the median, because first calls take longer; a
     difference between two runs would be that of their preparations.
 
     Args:
-        intervals: seconds between reports of progress, of which each part makes one a step.
-        parts: how many there are.
+        intervals: seconds between reports.
+        parts: how many there are, of the same length.
     """
     between = np.sort(np.argsort(intervals)[len(intervals) - (parts - 1) :])
     found = np.split(intervals, np.union1d(between, between + 1))
-    return sum(np.median(part) for part in found if len(part) > 1)
+    return np.mean([np.median(part) for part in found if len(part) > 1])
 
 
 def estimate(experiment, parameters, shard, card):
@@ -155,25 +174,26 @@ def estimate(experiment, parameters, shard, card):
         card: key of `CARDS`.
     """
     card = CARDS[card]
-    few, more = shorten(parameters, FEW), shorten(parameters, MORE)
+    least = few_steps(parameters)
+    few, more = shorten(parameters, least), shorten(parameters, 2 * least)
     base, details, reports = _count(experiment, few, shard, card)
     longer, _, more_reports = _count(experiment, more, shard, card)
     if longer.kernels == base.kernels:
         raise ArtifactError(f"{experiment}: more steps make no more kernels, so its steps cannot be counted")
     steps = max(_steps(parameters).values())
-    times = (steps - FEW) / (MORE - FEW)
+    times = (steps - least) / least
     terms = [(base, longer, times)]
     for path, every in _intervals(parameters).items():
         # The last step has what is done at intervals anyway; here the middle has it too.
-        twice, *_ = _count(experiment, _with(more, {path: MORE // 2}), shard, card)
+        twice, *_ = _count(experiment, _with(more, {path: least}), shard, card)
         terms.append((longer, twice, max(0, steps // every - 1)))
     for path, count in _times(parameters).items():
         terms.append((longer, _count(experiment, _with(more, {path: 1}), shard, card)[0], count))
     found = {name: _linear(base, terms, lambda c, name=name: getattr(c, name)) for name in _SUMS}
     found["peak"] = max(found["peak"], base.peak)
-    parts = (len(more_reports) - len(reports)) // (MORE - FEW)
-    if parts:
-        host = (steps - FEW) * host_per_step(more_reports, parts)
+    further = len(more_reports) - len(reports)
+    if further:
+        host = times * further * host_per_report(more_reports, max(1, further // least))
     else:
         again = [min(_count(experiment, p, shard, card)[0].host_s for _ in range(3)) for p in (few, more)]
         host = times * max(0.0, again[1] - again[0])
@@ -201,7 +221,7 @@ def rehearse(experiment, parameters, shard, device):
     Returns:
         ``(runs, seconds)``.
     """
-    short = shorten(parameters, FEW)
+    short = shorten(parameters, few_steps(parameters))
     points = _deal(experiment, short, shard)
     # Runs of the same kind differ in numbers alone.
     kinds = [column for column in points if not pd.api.types.is_numeric_dtype(points[column])]
