@@ -123,7 +123,7 @@ def test_a_few_steps_tell_of_all(growth):
     assert guess.least <= guess.seconds < math.inf
 
 
-@pytest.mark.parametrize("experiment", ["norms", "practice"])
+@pytest.mark.parametrize("experiment", [pytest.param("norms", marks=pytest.mark.slow), "practice"])
 def test_runs_of_different_lengths_are_counted_in_proportion(experiment):
     parameters = config.resolve("smoke")[experiment] | {"shards": 1}
     guess, module = estimate(experiment, parameters, 1, "h200"), load(experiment)
