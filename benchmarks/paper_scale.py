@@ -70,6 +70,7 @@ def run(args):
 
     chosen, commit = args.experiments or list(EXPERIMENTS), environment()["commit"]
     kept, before = read()
+    asked = config.read("paper")
     made = pd.DataFrame(measure(chosen, config.parse_assignments(args.set)))
     # Without the empty one, which would make numbers of shards floats.
     table = pd.concat([part for part in (kept[~kept["experiment"].isin(chosen)], made) if len(part)])
@@ -77,7 +78,6 @@ def run(args):
     table = pd.concat([table[table["experiment"] == name] for name in EXPERIMENTS], ignore_index=True)
     path = RESULTS / "paper_scale.csv"
     write_atomically(path, lambda p: table.to_csv(p, index=False, lineterminator="\n"))
-    asked = config.read("paper")
     provenance = {
         "command": "python benchmarks/paper_scale.py " + " ".join(args.experiments),
         "processor": processor("cpu"),

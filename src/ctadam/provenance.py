@@ -129,7 +129,11 @@ def write_table(table, path, details):
         details: parameters, seeds, device, data, times, and the `environment` in which it was made.
     """
     make_room(path)
-    write_atomically(path, lambda p: table.to_parquet(p, index=False, compression="zstd"))
+    # Exponents and high digits of neighbouring numbers are alike: byte after byte they compress a third better than number
+    # after number. A dictionary would take the place of that.
+    floats = [str(name) for name in table.select_dtypes("floating")]
+    encoding = {"use_byte_stream_split": floats, "use_dictionary": [str(name) for name in table if name not in floats]}
+    write_atomically(path, lambda p: table.to_parquet(p, index=False, compression="zstd", **encoding))
     _write_record(path, table, details)
 
 
