@@ -154,6 +154,39 @@ def test_every_experiment_can_be_estimated_and_rehearsed(experiment):
     assert 0 < runs <= guess.runs and guess.kernels > 100 and guess.moved > 0 and guess.peak > 0
 
 
+#: Operations that torch refuses on a GPU when it is asked for deterministic algorithms (its documentation of
+#: `torch.use_deterministic_algorithms`), by the beginnings of their names.
+REFUSED = (
+    "nll_loss2d", "cumsum", "histc", "bincount", "kthvalue", "median", "put_", "scatter_reduce", "grid_sampler", "upsample",
+    "max_pool3d", "adaptive_max_pool", "fractional_max_pool", "max_unpool", "adaptive_avg_pool", "avg_pool3d",
+    "reflection_pad", "replication_pad", "_ctc_loss", "_embedding_bag",
+)  # fmt: skip
+
+
+class Names(Counter):
+    """The operations on the device that is counted for."""
+
+    def __init__(self, card):
+        super().__init__(card)
+        self.names = set()
+
+    def _count(self, func, *arguments):
+        self.names.add(func._schema.name.removeprefix("aten::"))
+        super()._count(func, *arguments)
+
+
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(name, marks=[pytest.mark.slow] * (name == "trajectory")) for name in EXPERIMENTS]
+)
+def test_nothing_that_a_gpu_refuses_to_do_deterministically(experiment):
+    parameters = config.resolve("smoke")[experiment]
+    short, module = shorten(parameters, few_steps(parameters)), load(experiment)
+    with Names(CARDS["h200"]) as counter:
+        module.run(module.points(short), short, device=META, progress=lambda amount: None)
+    assert "lerp_" in counter.names or experiment == "quadratic"
+    assert not [name for name in counter.names if name.startswith(REFUSED)]
+
+
 def test_steps_keep_their_proportions():
     parameters = {"steps": 100, "test_every": 5, "more": {"steps": 200, "name": "x"}}
     short = shorten(parameters, 4)
