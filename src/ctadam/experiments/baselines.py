@@ -87,14 +87,16 @@ def run(points, parameters, *, device, progress):
     Returns:
         ``(table, details)``: the points with `ctadam.experiments.stages.RECORDS` at the steps with a test (``test_score``:
         accuracy, for images only), and ``guess``: accuracy of always naming the commonest class, or loss of the uniform
-        guess over the vocabulary; for the provenance the data's sha256, and how many runs were trained at a time.
+        guess over the vocabulary; for the provenance the data's sha256, how many runs were trained at
+        a time, and how many weights each model has.
     """
-    tables, details = [], {"data": {}, "chunks": {}}
+    tables, details = [], {"data": {}, "chunks": {}, "weights": {}}
     for name, group in points.groupby("task", sort=False):
         task, guess, data = _task(name, parameters, device)
         chunk = chunk_size(task, device)
         details["data"] |= data
         details["chunks"][name] = chunk
+        details["weights"][name] = task.weights
         table = thin(train(group, task=task, device=device, chunk=chunk, progress=progress)).assign(guess=guess)
         if "test_score" not in table:
             table = table.assign(test_score=math.nan)

@@ -102,12 +102,13 @@ def run(points, parameters, *, device, progress):
     Returns:
         ``(table, details)``: the points' columns and `RECORDS` (see `ctadam.training.train`) at every step with a test
         loss, and at the step at which a run diverged; for the provenance the sha256 of the data, and how many runs were
-        trained at a time.
+        trained at a time and how many weights each model has.
     """
-    tables, details = [], {"data": {}, "chunks": {}}
+    tables, details = [], {"data": {}, "chunks": {}, "weights": {}}
     for name, group in points.groupby("task", sort=False):
         task, data = {"text": _text, "images": _images}[name](parameters[name], device)
         details["data"] |= data
+        details["weights"][name] = task.weights
         details["chunks"][name] = chunk = chunk_size(task, device)
         table = train(group, task=task, device=device, chunk=chunk, progress=progress)
         kept = table["test_loss"].notna() | (table["step"] == table["diverged_at"])

@@ -427,7 +427,7 @@ def run(points, parameters, *, device, progress):
         ``pair``, per ``optimizer`` (``free``: AdamW): test ``loss``; ``direction_distance`` ‖Ŵ_optimizer − Ŵ_free‖ (root mean
         square over weights), ``function_distance``: of the logits on the test set, relative to the free ones.
     """
-    tables, data = [], {}
+    tables, data, weights = [], {}, {}
     for (variant, name, _), group in points.groupby(["variant", "model", "batching"], sort=False):
         settings = _settings(parameters, variant, name)
         at_once = settings["at_once"]
@@ -435,10 +435,14 @@ def run(points, parameters, *, device, progress):
             rows = group.iloc[first : first + at_once]
             problem = _Problem(name, settings, int(rows["steps"].iloc[0]), rows, device)
             data |= problem.data
+            weights[f"{variant} {name}"] = problem.task.weights
             work = _run_pairs if variant == "pair" else _run_laws
             tables += work(problem, rows, parameters, device, progress)
     order = ["run", "record", "step"]
-    return pd.concat(tables, ignore_index=True).sort_values(order, kind="stable", ignore_index=True), {"data": data}
+    return pd.concat(tables, ignore_index=True).sort_values(order, kind="stable", ignore_index=True), {
+        "data": data,
+        "weights": weights,
+    }
 
 
 def cost(points):

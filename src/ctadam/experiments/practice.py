@@ -79,7 +79,8 @@ def run(points, parameters, *, device, progress):
     Returns:
         ``(table, details)``: see `ctadam.training.train`, and a column ``token``, the word whose row holds the largest
         update (empty if it is no word's); for the provenance the text's sha256, how many words there are and how many
-        of them are distinct, and how many runs were trained at a time.
+        of them are distinct, how many runs were trained at a time, and how many weights the model
+        has.
     """
     corpus = load_corpus(
         parameters["text"],
@@ -100,6 +101,7 @@ def run(points, parameters, *, device, progress):
         "train_words": len(corpus.train),
         "vocabulary": len(corpus.vocabulary),
         "chunk": chunk,
+        "weights": {"words": task.weights},
     }
     return table, details
 

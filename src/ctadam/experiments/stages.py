@@ -68,21 +68,23 @@ def run(points, parameters, *, device, progress):
     Returns:
         ``(table, details)``: the points with `RECORDS` (``test_score`` is the test accuracy) at the steps with a test, and
         ``guess``, the accuracy of always naming the commonest class; for the provenance the sha256 of the images, how many
-        there are, and how many runs were trained at a time.
+        there are, how many runs were trained at a time, and how many weights each model has.
     """
     data = load_images(**parameters["images"])
-    tables, chunks = [], {}
+    tables, chunks, weights = [], {}, {}
     for norm, group in points.groupby("norm", sort=False):
         task = images(
             data, norm=bool(norm), **parameters["network"], test_every=parameters["test_every"], device=device
         )
         chunks[f"norm={norm}"] = chunk = chunk_size(task, device)
+        weights[f"norm={norm}"] = task.weights
         table = thin(train(group, task=task, device=device, chunk=chunk, progress=progress))
         tables.append(table[[*(c for c in points if c != "steps"), *RECORDS]])
     details = {
         "data": {parameters["images"]["source"]: data.sha256},
         "images": {"train": len(data.train[1]), "test": len(data.test[1]), "classes": list(data.classes)},
         "chunks": chunks,
+        "weights": weights,
     }
     table = pd.concat(tables, ignore_index=True).assign(guess=data.chance)
     return table.sort_values(["run", "step"], ignore_index=True), details
