@@ -45,7 +45,7 @@ def test_the_table_follows_the_ledger(checkout):
     changed = ledger.assign(verdict=ledger["verdict"].where(ledger["id"] != "S7", "contradicted"))
     from ctadam.claims import sources_of_ledger
 
-    write_derived(changed, path, sources_of_ledger(path.parent))
+    write_derived(changed, path, sources_of_ledger(changed, path.parent))
     other = pages.figure_table(checkout, "smoke")
     (row,) = (line for line in other.splitlines() if line.startswith("| `fig7`"))
     assert other != table and "contradicted: S7" in row and "contradicted" not in rows["fig7"]

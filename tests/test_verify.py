@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctadam import cli, experiments, verify
+from ctadam import claims, cli, experiments, verify
 from ctadam.experiments import EXPERIMENTS
+from ctadam.promote import promote
 from ctadam.store import DERIVED, without_lists
 
 
@@ -19,6 +20,21 @@ def test_runs_made_again_are_the_shipped_ones(shipped, experiment):
     assert check.outcome in (verify.IDENTICAL, verify.AGREES), check
     for check in verify.rederive(shipped, experiment):
         assert check.outcome == verify.IDENTICAL, check
+
+
+def test_a_scale_of_one_experiment_has_a_ledger_of_its_own(smoke, tmp_path):
+    """As `cifar_subset` has: derived, judged and verified by what lies there alone."""
+    shutil.copytree(smoke / "stages", tmp_path / "fresh" / "smoke" / "stages")
+    promote("smoke", results=tmp_path, experiments=["stages"])
+    shipped = tmp_path / "cached" / "smoke"
+    for words in (["predict", "stages"], ["measure", "stages"], ["judge"]):
+        assert cli.main([*words, str(shipped), *["--experiments", "stages"] * (words == ["judge"])]) == 0
+    assert list(claims.read_ledger(claims.ledger_path(shipped))["id"]) == ["K1", "K2"]
+    checks = verify.verify(shipped, device="cpu")
+    assert [check.what for check in checks][-1] == "verdicts"
+    assert all(check.outcome in (verify.IDENTICAL, verify.AGREES) for check in checks), checks
+    (shipped / "stages" / "measurements.csv").unlink()
+    assert any("measurements.csv" in problem for problem in verify.damage(shipped))
 
 
 def test_another_sample_is_another_sample(shipped, monkeypatch):
@@ -173,6 +189,6 @@ def test_the_command_fails_on_damage_without_running_anything(checkout, capsys, 
 
 def test_a_verdict_that_changed_is_found(shipped, monkeypatch):
     real = verify.claims.judge
-    monkeypatch.setattr(verify.claims, "judge", lambda results: real(results).assign(verdict="contradicted"))
+    monkeypatch.setattr(verify.claims, "judge", lambda *a: real(*a).assign(verdict="contradicted"))
     check = verify.rejudge(shipped)
     assert check.outcome == verify.DIFFERS and "S1: reproduced, now contradicted" in check.note

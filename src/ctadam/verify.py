@@ -255,7 +255,8 @@ def _plain(table):
 
 def rejudge(results):
     """Judge again and hold the verdicts against those of the stored ledger."""
-    stored, again = claims.read_ledger(claims.ledger_path(results)), claims.judge(results)
+    stored = claims.read_ledger(claims.ledger_path(results))
+    again = claims.judge(results, list(shipped_experiments(results)))
     old, new = stored.set_index("id")["verdict"], again.set_index("id")["verdict"]
     other = [
         f"{id}: {old.get(id, 'none')}, now {new.get(id, 'none')}"

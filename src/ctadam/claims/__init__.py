@@ -69,10 +69,10 @@ def ledger_path(results):
     return Path(results) / "claims.csv"
 
 
-def sources_of_ledger(results):
-    """``{name: sha256}`` of all that a ledger is made from: raw runs and derived tables of every experiment, checked."""
-    found = {}
-    for experiment in dict.fromkeys(claim.experiment for claim in CLAIMS):
+def sources_of_ledger(ledger, results):
+    """``{name: sha256}`` of all that a ledger is made from: raw runs and derived tables of its experiments, checked."""
+    ids, found = set(ledger["id"]), {}
+    for experiment in dict.fromkeys(claim.experiment for claim in CLAIMS if claim.id in ids):
         found |= sources(results, experiment, *DERIVED)
     return found
 
@@ -80,7 +80,7 @@ def sources_of_ledger(results):
 def write(ledger, results):
     """Write a ledger beside the results that it judges, with a record of what it was made from; gives its path."""
     path = ledger_path(results)
-    write_derived(ledger, path, sources_of_ledger(results))
+    write_derived(ledger, path, sources_of_ledger(ledger, results))
     return path
 
 
@@ -102,7 +102,8 @@ def read_ledger(path):
 
 def check_ledger(results):
     """Raise an `ArtifactError` if the ledger of these results was edited, or judges other tables than lie there."""
-    check_derived(ledger_path(results), sources_of_ledger(results), f"`ctadam judge {results}`")
+    path = ledger_path(results)
+    check_derived(path, sources_of_ledger(read_ledger(path), results), f"`ctadam judge {results}`")
 
 
 def beside(ledger, shipped):
