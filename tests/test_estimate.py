@@ -143,9 +143,10 @@ def test_the_chosen_chunk_fits_the_memory():
     assert 1 < chunk < 64 and card.memory / 10 < counter.peak < card.memory
 
 
-# The equations' solver makes so many calls that counting them takes a minute.
+# The equations' solver makes so many calls that counting them takes a minute; the norms' take a quarter of one.
 @pytest.mark.parametrize(
-    "experiment", [pytest.param(name, marks=[pytest.mark.slow] * (name == "trajectory")) for name in EXPERIMENTS]
+    "experiment",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("trajectory", "norms"))) for name in EXPERIMENTS],
 )
 def test_every_experiment_can_be_estimated_and_rehearsed(experiment):
     parameters = config.resolve("smoke")[experiment]

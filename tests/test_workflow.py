@@ -98,7 +98,7 @@ def test_everything_is_planned_by_default(clone, tmp_path):
 
 def test_a_scale_with_some_experiments_plans_those(clone, tmp_path):
     jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n", "--config", "scale=cifar_subset"))
-    expected = {"all": 1, "train_stages": 2, "predict_stages": 1, "measure_stages": 1, "draw_fig5": 1, "judge": 1}
+    expected = {"all": 1, "train_stages": 5, "predict_stages": 1, "measure_stages": 1, "draw_fig5": 1, "judge": 1}
     assert jobs == expected
 
 
@@ -144,6 +144,7 @@ def without_network():
     return words if works else []
 
 
+@pytest.mark.slow  # a minute; .ci/run calls it by itself
 def test_everything_cached_is_really_made_again_and_reported(clone, tmp_path):
     """Training rules would fail if run. Tables and ledger come out to the byte, figures as drawn elsewhere, the report is
     one file that asks the network for nothing."""
