@@ -50,6 +50,39 @@ def measure(experiments, changes):
             print(f"{experiment} {shard}/{e.shards}: {e.seconds:.0f} s ({took:.0f} s to say so)", file=sys.stderr)
 
 
+def call_seconds(repetitions=5):
+    """What a call costs the host, kernel and all: a step of a model too small to compute much, over the calls it makes."""
+    import statistics
+
+    import pandas as pd
+    import torch
+
+    from ctadam.data.text import load_corpus
+    from ctadam.training import language, train
+    from ctadam.training.counting import Counter
+
+    cpu = torch.device("cpu")
+    corpus = load_corpus("pydoc", tokenization="characters", test_fraction=0.1, context=8)
+    shape = {"width": 8, "depth": 2, "heads": 2, "context": 8, "batch": 1, "test_batches": 1, "test_every": 10**6}
+    task = language(corpus, **shape, device=cpu)
+
+    def run(steps):
+        points = pd.DataFrame({"run": [0, 1], "seed": [0, 1]})
+        same = {"beta1": 0.9, "beta2": 0.99, "lr": 1e-3, "weight_decay": 0.0, "eps": 0.0, "state_dtype": "float64"}
+        began = time.perf_counter()
+        train(points.assign(**same, steps=steps), task=task, device=cpu, chunk=2)
+        return time.perf_counter() - began
+
+    def calls(steps):
+        with Counter(kind="cpu") as counter:
+            run(steps)
+        return counter.kernels
+
+    # Differences: a run also prepares.
+    each = statistics.median(run(300) - run(100) for _ in range(repetitions)) / 200
+    return each / ((calls(20) - calls(10)) / 10)
+
+
 def read(results=RESULTS):
     """``(rows, provenance)``; nothing, if nothing has been estimated."""
     import pandas as pd
@@ -84,6 +117,7 @@ def run(args):
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": commit,
+        "call_s": float(f"{call_seconds():.3g}"),
         "sha256": sha256(path),
         "parameters": {n: asked[n] if n in chosen else before["parameters"].get(n) for n in EXPERIMENTS},
     }
@@ -119,7 +153,8 @@ def table(results=RESULTS, shipped=ROOT / "results" / "cached" / "paper"):
         return "Nothing has been estimated yet.\n"
     lines = [
         f"Estimated for one {rows['card'].iloc[0]}; counted and rehearsed on {provenance['processor']}, torch "
-        f"{provenance['torch']}. Times of a shard are those of the longest one.",
+        f"{provenance['torch']}, where a call of the smallest model takes {1e6 * provenance['call_s']:.0f} µs. Times of a "
+        "shard are those of the longest one.",
         "",
         "| experiment | shards | runs in each | weights of a model | GPU memory | operations | bytes moved | a shard, at least "
         "| a shard, estimate | all shards, estimate | a shard, measured | all, measured | memory, measured |",
