@@ -41,7 +41,7 @@ def test_stability_verdicts(capsys, betas, verdict):
         (["run", "growth", "--scale", "smoke", "--device", "nonsense"], "device 'nonsense' cannot be used here"),
         (["run", "growth", "--scale", "smoke", "--set", "growth.text=no/such.txt"], "cannot read the text 'no/such.txt'"),
         (["run", "growth", "--scale", "smoke", "--shard", "99/99"], "there are only 9 runs"),
-        (["run", "growth", "--scale", "cifar_subset"], "the scale cifar_subset has no growth (it has stages)"),
+        (["run", "growth", "--scale", "cifar_subset"], "the scale cifar_subset has no growth (it has stages, baselines)"),
         (["run", "stages", "--scale", "smoke", "--set", "stages.ks=[1, 3]"], "stages.ks: [1, 3] lacks 1 or 2"),
         (["run", "stages", "--scale", "smoke", "--set", "stages.images.source=no/such"], "no images in 'no/such'"),
         (["promote", "cifar_subset"], "no runs in results/fresh/cifar_subset/stages"),

@@ -99,6 +99,7 @@ def test_everything_is_planned_by_default(clone, tmp_path):
 def test_a_scale_with_some_experiments_plans_those(clone, tmp_path):
     jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n", "--config", "scale=cifar_subset"))
     expected = {"all": 1, "train_stages": 5, "predict_stages": 1, "measure_stages": 1, "draw_fig5": 1, "judge": 1}
+    expected |= {"train_baselines": 6, "predict_baselines": 1, "measure_baselines": 1, "draw_fig9": 1}
     assert jobs == expected
 
 

@@ -15,7 +15,7 @@ log = logging.getLogger("ctadam")
 
 SCALES = ("smoke", "laptop", "paper", "cifar_subset")
 #: Scales that hold some of the experiments only.
-PARTIAL = {"cifar_subset": ("stages",)}
+PARTIAL = {"cifar_subset": ("stages", "baselines")}
 
 
 def root():
