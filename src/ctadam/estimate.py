@@ -2,7 +2,7 @@
 
 The shard is run for a few steps on torch's meta device and counted (`ctadam.training.counting`): with all its runs, at full size,
 by the same code. What one more step costs, and one more test, is the difference between such runs; the rest is a multiple.
-The rehearsal computes: a few runs of the shard at full size, for two steps, on the device that is there.
+The rehearsal computes: a few runs of the shard at full size, for a few steps, on the device that is there.
 """
 
 import copy
@@ -131,7 +131,7 @@ _SUMS = ("kernels", "moved", "copied", "waits", "peak", "device_s")
 def _count(experiment, parameters, shard, card):
     """A `Counter` of one run, the run's details, and the host's own work between two reports of progress."""
     points, reports = _deal(experiment, parameters, shard), []
-    # What the collector frees, and when, depends on all that was done before: a small difference, taken many times.
+    # What the garbage collector frees, and when, depends on all that was done before: small differences, taken many times.
     gc.collect()
     gc.disable()
     try:

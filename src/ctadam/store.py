@@ -99,17 +99,9 @@ def checked_shards(results, experiment):
     manifest = read_manifest(results) if (results / MANIFEST).exists() else None
     records = {}
     for path in shard_paths(results, experiment):
-        try:
-            record = read_provenance(path)
-        except ArtifactError as error:
-            raise ArtifactError(f"{error}; {_again(provenance_path(path))}") from error
-        digest = sha256(path)
-        if record["sha256"] != digest:
-            raise ArtifactError(
-                f"{path} is damaged or was edited: its sha256 is not the one in its provenance; {_again(path)}"
-            )
+        record = _checked_record(path, "provenance", _again(provenance_path(path)), _again(path))
         if manifest is not None:
-            _check_listed(results, path, digest, manifest)
+            _check_listed(results, path, record["sha256"], manifest)
             _check_listed(results, provenance_path(path), sha256(provenance_path(path)), manifest)
         # A file that was renamed or copied from elsewhere would be read as runs that it does not hold.
         for key, value in (("file", path.name), ("experiment", experiment)):
@@ -124,6 +116,17 @@ def checked_shards(results, experiment):
             )
         records[path] = record
     return records
+
+
+def _checked_record(path, what, unreadable, other):
+    """The record beside a table, whose sha256 is the table's; the last two say what to do if it cannot be read, or is not."""
+    try:
+        record = read_provenance(path)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; {unreadable}") from error
+    if record["sha256"] != sha256(path):
+        raise ArtifactError(f"{path} is damaged or was edited: its sha256 is not the one in its {what}; {other}")
+    return record
 
 
 def _check_listed(results, path, digest, manifest):
@@ -184,11 +187,15 @@ def without_lists(table):
 def sources(results, experiment, *tables):
     """``{name: sha256}`` of an experiment's raw runs and of those of its derived tables that are named, all checked."""
     results = Path(results)
-    paths = {path: record["sha256"] for path, record in checked_shards(results, experiment).items()}
+    raw = {
+        path.relative_to(results).as_posix(): record["sha256"]
+        for path, record in checked_shards(results, experiment).items()
+    }
+    found = dict(raw)
     for table in tables:
-        path = results / experiment / f"{table}.csv"
-        paths[path] = check_derived(path, sources(results, experiment), _how(results, experiment, table))
-    return {path.relative_to(results).as_posix(): digest for path, digest in paths.items()}
+        name = f"{experiment}/{table}.csv"
+        found[name] = check_derived(results / name, raw, _how(results, experiment, table))
+    return found
 
 
 def _how(results, experiment, table):
@@ -209,18 +216,11 @@ def check_derived(path, made_from, how):
     path = Path(path)
     if not path.exists():
         raise ArtifactError(f"{path} is missing: make it with {how}")
-    try:
-        record = read_provenance(path)
-    except ArtifactError as error:
-        raise ArtifactError(f"{error}; make it again with {how}") from error
-    digest = sha256(path)
-    if record["sha256"] != digest:
-        raise ArtifactError(
-            f"{path} is damaged or was edited: its sha256 is not the one in its record; make it again with {how}"
-        )
+    again = f"make it again with {how}"
+    record = _checked_record(path, "record", again, again)
     if record.get("made_from") != made_from:
-        raise ArtifactError(f"{path} was made from other tables than those beside it: make it again with {how}")
-    return digest
+        raise ArtifactError(f"{path} was made from other tables than those beside it: {again}")
+    return record["sha256"]
 
 
 def read_csv(results, experiment, name):

@@ -439,10 +439,8 @@ def run(points, parameters, *, device, progress):
             work = _run_pairs if variant == "pair" else _run_laws
             tables += work(problem, rows, parameters, device, progress)
     order = ["run", "record", "step"]
-    return pd.concat(tables, ignore_index=True).sort_values(order, kind="stable", ignore_index=True), {
-        "data": data,
-        "weights": weights,
-    }
+    table = pd.concat(tables, ignore_index=True).sort_values(order, kind="stable", ignore_index=True)
+    return table, {"data": data, "weights": weights}
 
 
 def cost(points):
