@@ -12,10 +12,27 @@ FELT = 0.05
 USUAL_GAMMA = 0.9
 
 
-def _runs(e, variant):
-    """The runs that are long enough, and the outcome where there are none."""
-    runs = e.table[(e.table["variant"] == variant) & (e.table["steps"] >= SETTLED)]
-    return runs, Outcome("", "", INCONCLUSIVE, f"no run of {SETTLED} steps or more")
+def _over(variant, which=lambda table: True):
+    """A rule over the runs of a variant, of these `which`, that are long enough; left open where there are none."""
+
+    def decorate(rule):
+        def judge(e):
+            runs = e.table[(e.table["variant"] == variant) & (e.table["steps"] >= SETTLED) & which(e.table)]
+            if runs.empty:
+                return Outcome("", "", INCONCLUSIVE, f"no run of {SETTLED} steps or more")
+            return rule(runs)
+
+        return judge
+
+    return decorate
+
+
+def _usual(table):
+    return np.isclose(table["beta1"], USUAL_GAMMA)
+
+
+def _usual_and_felt(table):
+    return _usual(table) & (table["remembered"] <= FELT)
 
 
 def _by(runs, column, statistic="max", form=".2g"):
@@ -44,10 +61,8 @@ def _by_gamma(runs, column):
     "paper's law from ‖W‖² without the part of Assumption 2; in the note the cosines, in units of those by chance",
     rule="at most 3 % in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-def _n1(e):
-    runs, nothing = _runs(e, "law")
-    if runs.empty:
-        return nothing
+@_over("law")
+def _n1(runs):
     cosines = "; ".join(f"γ = {g:g}: {some['cosine'].median():.2f}" for g, some in runs.groupby("beta1"))
     return Outcome(
         "0", _by_gamma(runs, "memory_error_paper"), _everywhere(runs, runs["memory_error_paper"] <= 0.03),
@@ -61,10 +76,8 @@ def _n1(e):
     statistic="share of ‖W‖² that ⟨W, g/√v⟩ ≠ 0 has added, largest along the run and over weights",
     rule="at most 3 % in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-def _n2(e):
-    runs, nothing = _runs(e, "law")
-    if runs.empty:
-        return nothing
+@_over("law")
+def _n2(runs):
     return Outcome(
         "0", _median_and_largest(runs["coarse_error"]), _everywhere(runs, runs["coarse_error"] <= 0.03),
         f"medians: {_by(runs, 'coarse_error', 'median')}; cosine of the update with the coarse-grained one: "
@@ -77,11 +90,8 @@ def _n2(e):
     statistic="largest relative error of the law along the run and over weights, γ = 0",
     rule="at most 3 % in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-def _n3(e):
-    runs, nothing = _runs(e, "law")
-    runs = runs[runs["beta1"] == 0]
-    if runs.empty:
-        return nothing
+@_over("law", lambda table: table["beta1"] == 0)
+def _n3(runs):
     good = runs["error_paper"] <= 0.03
     return Outcome(
         "0", _median_and_largest(runs["error_paper"]), _everywhere(runs, good),
@@ -95,11 +105,8 @@ def _n3(e):
     statistic="largest relative errors of both laws along the run and over weights, γ = 0.9",
     rule="the new law's at most 5 %, and the paper's larger, in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-def _n4(e):
-    runs, nothing = _runs(e, "law")
-    runs = runs[np.isclose(runs["beta1"], USUAL_GAMMA)]
-    if runs.empty:
-        return nothing
+@_over("law", _usual)
+def _n4(runs):
     closer = runs["error_unsmoothed"] < runs["error_paper"]
     good = (runs["error_unsmoothed"] <= 0.05) & closer
     return Outcome(
@@ -115,10 +122,8 @@ def _n4(e):
     statistic="path of Ŵ over the sum of η‖u‖/‖W‖, of the weight where it is farthest from 1",
     rule="within 5 % of 1 in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-def _n5(e):
-    runs, nothing = _runs(e, "law")
-    if runs.empty:
-        return nothing
+@_over("law")
+def _n5(runs):
     good = (runs["turn_ratio"] - 1).abs() <= 0.05
     worst = "; ".join(
         f"γ = {g:g}: {some['turn_ratio'].min():.3f} to {some['turn_ratio'].max():.3f}"
@@ -151,10 +156,8 @@ def _name(setting):
     rule="2-Adam is closer in every setting; contradicted if for some setting it is farther for every seed",
     experiment="norms", figure="fig4",
 )  # fmt: skip
-def _n6(e):
-    runs, nothing = _runs(e, "pair")
-    if runs.empty:
-        return nothing
+@_over("pair")
+def _n6(runs):
     closer = (runs["direction_2adam"] < runs["direction_adam"]).groupby([runs[c] for c in _SETTING]).agg(["any", "all"])
     means = runs.groupby(_SETTING)[[c for c in runs if c.startswith(("direction_", "function_", "loss_"))]].mean()
     good = means["direction_2adam"] < means["direction_adam"]
@@ -177,13 +180,9 @@ def _n6(e):
     return Outcome("closer", value, verdict, f"{note}. Closer in direction: {where}")
 
 
-def _against_2adam(e, name):
+def _against_2adam(runs, name):
     """N7 and N9: distance of an optimizer over that of 2-Adam."""
-    runs, nothing = _runs(e, "pair")
-    felt = runs[np.isclose(runs["beta1"], USUAL_GAMMA) & (runs["remembered"] <= FELT)]
-    if felt.empty:
-        return nothing
-    means = felt.groupby(_SETTING)[
+    means = runs.groupby(_SETTING)[
         ["direction_2adam", f"direction_{name}", "direction_adam", "direction_tensor"]
     ].mean()
     ratio = means[f"direction_{name}"] / means["direction_2adam"]
@@ -203,8 +202,9 @@ def _against_2adam(e, name):
     statistic="N6's distance for that variant over the one for 2-Adam, γ = 0.9, decay felt (at most 5 % of ‖W_0‖² left)",
     rule="at most half in every setting", experiment="norms", figure="fig4",
 )  # fmt: skip
-def _n7(e):
-    return _against_2adam(e, "unsmoothed")
+@_over("pair", _usual_and_felt)
+def _n7(runs):
+    return _against_2adam(runs, "unsmoothed")
 
 
 @claim(
@@ -213,15 +213,11 @@ def _n7(e):
     "of Assumption 2; γ > 0",
     rule="at most 5 %, and the paper's larger, in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-def _n8(e):
-    runs, nothing = _runs(e, "law")
-    runs = runs[runs["beta1"] > 0]
-    if runs.empty:
-        return nothing
+@_over("law", lambda table: table["beta1"] > 0)
+def _n8(runs):
     good = (runs["memory_error_inertial"] <= 0.05) & (runs["memory_error_inertial"] < runs["memory_error_paper"])
     return Outcome(
-        "0", "; ".join(f"γ = {g:g}: {_median_and_largest(some['memory_error_inertial'])}" for g, some in runs.groupby("beta1")),
-        _everywhere(runs, good),
+        "0", _by_gamma(runs, "memory_error_inertial"), _everywhere(runs, good),
         f"{good.sum()} of {len(runs)} runs; the same error of the paper's law: {_by_gamma(runs, 'memory_error_paper')}; of the "
         f"law with ‖g/√v‖²: {_by_gamma(runs, 'memory_error_unsmoothed')}. With the part of Assumption 2, the inertial law's: "
         f"{_by_gamma(runs, 'error_inertial')}",
@@ -232,5 +228,6 @@ def _n8(e):
     "N9", "D", "… so 2-Adam with γ₂ = 0 stands for the norm if its learning rate is divided by √((1+γ)/(1−γ))",
     statistic="as N7, for 2-Adam with that learning rate", rule="as N7", experiment="norms", figure="fig4",
 )  # fmt: skip
-def _n9(e):
-    return _against_2adam(e, "inertial")
+@_over("pair", _usual_and_felt)
+def _n9(runs):
+    return _against_2adam(runs, "inertial")
