@@ -78,8 +78,10 @@ class Evidence:
         """Measurements with the predictions for the same runs beside them."""
         predictions = read_csv(self.results, self.experiment, "predictions")
         measurements = read_csv(self.results, self.experiment, "measurements")
-        only = [c for c in predictions if c == "run" or c not in measurements]
-        return measurements.merge(predictions[only], on="run", validate="one_to_one")
+        # Where many runs share a prediction there is one row for all of them.
+        keys = ["run"] if "run" in predictions else [c for c in predictions if c in measurements]
+        only = [c for c in predictions if c in keys or c not in measurements]
+        return measurements.merge(predictions[only], on=keys, validate="many_to_one")
 
 
 def bootstrap(function, *columns, vectorized=False):

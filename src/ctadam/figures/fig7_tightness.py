@@ -16,7 +16,7 @@ _SETS = sns.color_palette("colorblind").as_hex()
 def draw(results):
     """The figure, from the tightness, growth and quadratic runs under ``results``."""
     draws = read_csv(results, "tightness", "measurements").merge(
-        read_csv(results, "tightness", "predictions").drop(columns="kind"), on="run"
+        read_csv(results, "tightness", "predictions"), on=["draw", "place"], validate="many_to_one"
     )
     figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 5.2), layout="constrained")
     _chosen(axes[0, 0], draws)

@@ -1,15 +1,16 @@
-"""The bounds at the steps that `ctadam.experiments.tightness` looks at."""
+"""The bounds at the steps that `ctadam.experiments.tightness` looks at. A row a draw, or a place of its unstable stage: the
+same for all kinds of gradients."""
 
 import numpy as np
 
 from ctadam.theory.stability import growth_rate, stability_coefficient, update_bound
 
 #: Parameters of a run, of which the predictions are made.
-COLUMNS = ["run", "kind", "beta1", "beta2", "step"]
+COLUMNS = ["draw", "place", "beta1", "beta2", "step"]
 
 
 def predict(points):
-    """``C``; ``bound_paper`` and ``bound_exact`` on |u_n| at each run's own step n; ``limit_exact``, the latter's limit;
+    """``C``; ``bound_paper`` and ``bound_exact`` on |u_n| at the draw's own step n; ``limit_exact``, the latter's limit;
     ``rate_exact``. Of k stages those of the last."""
     arguments = {name: points[name].to_numpy() for name in ("beta1", "beta2", "step")}
     pair = {name: arguments[name] for name in ("beta1", "beta2")}
