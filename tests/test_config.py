@@ -51,6 +51,14 @@ def test_a_missing_key_is_named():
         config.check(resolved)
 
 
+def test_a_task_of_the_baselines_is_described_where_it_has_steps():
+    resolved = config.resolve("cifar_subset")
+    assert "text" not in resolved["baselines"]
+    resolved["baselines"]["steps"]["text"] = 5
+    with pytest.raises(ArtifactError, match=r"baselines.text: missing \(allowed: a mapping\)"):
+        config.check(resolved)
+
+
 def test_a_scale_may_hold_some_experiments_but_must_hold_those():
     resolved = config.resolve("cifar_subset")
     assert set(resolved) == {"scale", "device", *config.PARTIAL["cifar_subset"]}
