@@ -122,6 +122,32 @@ def test_e1_says_where_and_when(change, verdict):
 
 
 @pytest.mark.parametrize(
+    "change, verdict",
+    [
+        ({}, REPRODUCED),
+        ({"rate": 0.0}, CONTRADICTED),
+        ({"rate": lambda t: t["rate"] + np.where(t["seed"] == 1, 3e-4, 0)}, CONTRADICTED),
+        ({"rate": lambda t: t["rate"] - 1e-4}, REPRODUCED),
+        ({"rate": np.nan}, INCONCLUSIVE),
+        ({"diverged_at": 900}, INCONCLUSIVE),
+        ({"steps": 100}, INCONCLUSIVE),  # e^0.9
+        ({"precision": "float32"}, INCONCLUSIVE),
+    ],
+)
+def test_e2_compares_seed_by_seed(change, verdict):
+    """Runs in bfloat16 beside the bare ones; those with ε, a float32 state or another change do not enter."""
+    rate = stability.growth_rate(beta1=0.96, beta2=0.88, law="exact")
+    full = capped(rate=rate, rate_exact=rate, diverged_at=-1, precision="float32", test_loss=6.4)
+    full.loc[(full["eps"] > 0) | (full["state_dtype"] == "float32"), "rate"] = 1.0
+    clipped = full[(full["eps"] == 0) & (full["state_dtype"] == "float64")].assign(variant="protection")
+    half = clipped.assign(precision="bfloat16")
+    half = half.assign(**{name: value(half) if callable(value) else value for name, value in change.items()})
+    outcome = judge("E2", pd.concat([full, clipped.assign(rate=1.0, peak=1.0), half]))
+    assert outcome.verdict == verdict
+    assert verdict != REPRODUCED or (outcome.value.endswith("; 1") and "2 seeds" in outcome.note)
+
+
+@pytest.mark.parametrize(
     "change, steps, verdict",
     [
         ({}, 10_000, REPRODUCED),
@@ -438,7 +464,7 @@ def test_the_ledger_of_the_smoke_scale(smoke):
     ledger = claims.judge(smoke)
     assert ledger.columns.tolist() == claims.COLUMNS
     ids = ledger["id"].tolist()
-    assert ids[:12] == [f"S{n}" for n in range(1, 11)] + ["E1", "T1"] and ids[-1] == "L1" and len(set(ids)) == len(ids)
+    assert ids[:12] == [f"S{n}" for n in range(1, 11)] + ["E1", "E2"] and ids[-1] == "L1" and len(set(ids)) == len(ids)
     verdicts = ledger.set_index("id")["verdict"]
     assert (verdicts[["S1", "S7", "S8", "S9", "T3", "K3"]] == REPRODUCED).all()  # by any run, however short
     # 60 steps do not decide these, and the ledger says so.
@@ -450,6 +476,7 @@ def test_the_ledger_of_the_smoke_scale(smoke):
         "S6",
         "S10",
         "E1",
+        "E2",
         "T1",
         "T2",
         "T4",

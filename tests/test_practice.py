@@ -26,10 +26,11 @@ def test_every_run_changes_one_thing_or_starts_from_what_is_usual(parameters):
     assert points["run"].tolist() == list(range(len(points)))
     one = points[points["variant"] != "long"]
     assert one["seed"].value_counts().nunique() == 1
-    settings = ["beta1", "beta2", "eps", "state_dtype", "clip", "weight_decay", "lr"]
+    settings = ["beta1", "beta2", "eps", "state_dtype", "clip", "weight_decay", "lr", "precision"]
     one = one.drop_duplicates(settings)
     assert len(one) == len(points[points["variant"] != "long"]) / len(parameters["seeds"])
     bare = {**PAIR, "eps": 0.0, "state_dtype": "float64", "clip": np.inf, "weight_decay": 0.0, "lr": parameters["lr"]}
+    bare["precision"] = "float32"
     usual = bare | {"eps": 1e-8, "state_dtype": "float32"}
 
     def changed(row, start):
@@ -40,6 +41,7 @@ def test_every_run_changes_one_thing_or_starts_from_what_is_usual(parameters):
     # Alone, but for the pair (two decays), ε with precision, and clipping with decay on top of what is usual.
     assert max(apart) == 2
     assert {"clip"} in [changed(row, bare) for _, row in one.iterrows()]
+    assert {"precision"} in [changed(row, bare) for _, row in one.iterrows()]
     assert {"clip", "weight_decay"} in [changed(row, usual) for _, row in one.iterrows()]
     c = stability.stability_coefficient(beta1=one["beta1"], beta2=one["beta2"], law="exact")
     other = (one["beta2"] != PAIR["beta2"]).to_numpy()
@@ -98,7 +100,7 @@ def test_growth_per_step_unseen_is_told_from_growth_per_step():
     run = pd.DataFrame(
         {
             "run": 0, "variant": "long", "point": 63, "tokens": "words", **PAIR, "eps": 0.0, "state_dtype": "float64",
-            "clip": np.inf, "lr": 1e-3, "weight_decay": 0.0, "seed": 0, "step": n, "update_tensor": "embedding",
+            "clip": np.inf, "precision": "float32", "lr": 1e-3, "weight_decay": 0.0, "seed": 0, "step": n, "update_tensor": "embedding",
             "update_row": 3, "unseen": unseen, "token": "word", "param_max": 1.0, "param_norm": 1.0, "displacement_max": 1.0,
             "update_max": stability.prefactor(**PAIR, step=n) * np.exp(0.02 * unseen), "train_loss": 9 - n / 100,
             "test_loss": 1.0, "diverged_at": -1,

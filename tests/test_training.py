@@ -165,7 +165,8 @@ def by_hand(task, point, optimizer):
     optimizer = optimizer(model.parameters(), point)
     for numbers in torch.randint(task.examples, (point.steps, task.batch), generator=order):
         inputs, targets = task.read(numbers)
-        loss = task.loss(model(inputs), targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=getattr(point, "precision", "") == "bfloat16"):
+            loss = task.loss(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
         if np.isfinite(getattr(point, "clip", np.inf)):
@@ -223,6 +224,32 @@ def test_clipping_changes_the_runs_that_ask_for_it_and_no_other(task, chunk):
     losses = [table.loc[table["run"] == run, "train_loss"].tolist() for run in range(3)]
     assert losses[1] == losses[2] == pytest.approx(plain["train_loss"].tolist(), rel=0 if chunk == 1 else 1e-6)
     assert losses[0][0] == losses[1][0] and losses[0][-1] != losses[1][-1]
+
+
+@pytest.mark.parametrize("build", [None, perceptron, convolutions])
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_mixed_precision_is_torchs_autocast_for_the_runs_that_ask_for_it(task, build, chunk):
+    """One by one to the bit what a loop under autocast makes; batched, alone as among others; float32 runs as ever."""
+    task = classes(build) if build else task
+    columns = {"precision": ["bfloat16", "float32", "bfloat16", "bfloat16"], "seed": [0, 0, 1, 2]}
+    columns |= {"eps": 1e-8, "state_dtype": "float32"}
+    table = fit(task, chunk=chunk, **columns)
+    losses = [run["train_loss"].tolist() for _, run in table.groupby("run")]
+    assert losses[0] != losses[1] == fit(task, chunk=chunk, eps=1e-8, state_dtype="float32")["train_loss"].tolist()
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    for run, row in points(**columns).groupby("run"):
+        alone = train(row.reset_index(drop=True), task=task, device=CPU, chunk=chunk)
+        pd.testing.assert_frame_equal(
+            table[table["run"] == run].reset_index(drop=True), alone, check_exact=True, check_dtype=False
+        )
+    for point in points(**columns).itertuples():
+        run = table[table["run"] == point.run]
+        found, test, largest = by_hand(task, point, torchs_own)
+        # Batched, products are rounded to bfloat16 after sums in another order.
+        tolerance = {"rel": 0, "abs": 0} if chunk == 1 else {"rel": 1e-2}
+        assert run["train_loss"].tolist() == pytest.approx(found, **tolerance)
+        assert run["test_loss"].iloc[-1] == pytest.approx(test, **tolerance)
+        assert run["param_max"].iloc[-1] == pytest.approx(largest, **tolerance)
 
 
 #: Rows for torch's own optimizers: with and without decay, one of them diverging.
@@ -431,6 +458,8 @@ def test_bad_points(task):
             fit(task, **{column: [1, value]})
     with pytest.raises(ValueError, match="unknown optimizer 'muon'; known: kadam, unsmoothed, adamw"):
         fit(task, optimizer="muon")
+    with pytest.raises(ValueError, match="unknown precision 'float16'; known: float32, bfloat16"):
+        fit(task, precision="float16")
     with pytest.raises(ValueError, match="keep their state in float32"):
         fit(task, optimizer="nadam", state_dtype="float64")
     with pytest.raises(ValueError, match="none of 'naive'"):

@@ -1,10 +1,11 @@
-"""Claims E1 and L1: what ends the growth in practice, and what is left of it in a long run."""
+"""Claims E1, E2 and L1: what ends the growth in practice and what does not, and what is left of it in a long run."""
 
 from types import SimpleNamespace
 
 import numpy as np
 
 from ctadam.claims.rules import CLAIMS, CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim, worst
+from ctadam.measurements.growth import WINDOW
 
 #: The steps that claim L1 speaks of.
 LONG = 10_000
@@ -48,6 +49,35 @@ def _e1(e):
         REPRODUCED if good else CONTRADICTED,
         f"largest updates {small['peak']:.3g} and {large['peak']:.3g} with ε = {names[0]} and {names[1]}, of tokens unseen for "
         f"{small['unseen']:.0f} and {large['unseen']:.0f} steps; {plain['float64']:.3g} with ε = 0",
+    )  # fmt: skip
+
+
+@claim(
+    "E2", "D", "the growth does not depend on the precision of the gradients",
+    statistic="growth rate in the last 40 % of steps, gradients in bfloat16 mixed precision minus float32 (ε = 0, float64 state, "
+    "one unstable pair): largest difference over seeds; the largest updates' ratio, mean over seeds",
+    rule="difference at most 2e-4 per step; inconclusive unless the exact law lets the window grow e-fold, or where a run was not "
+    "finite", experiment="practice", figure="fig8",
+)  # fmt: skip
+def _e2(e):
+    table = e.table[(e.table["eps"] == 0) & (e.table["state_dtype"] == "float64")]
+    half = table[table["precision"] == "bfloat16"]
+    if half.empty:
+        return Outcome("", "", INCONCLUSIVE, "no runs in bfloat16")
+    # The same pair under nothing else: the bare runs of the other variant.
+    full = table[(table["variant"] == "epsilon") & table["seed"].isin(half["seed"])]
+    pairs = half.merge(full, on="seed", suffixes=("_half", "_full"), validate="one_to_one")
+    growth = float((half["rate_exact"] * WINDOW * half["steps"]).min())
+    if not growth >= 1:
+        return Outcome("0; 1", "", INCONCLUSIVE, f"too short: predicted growth in the window e^{growth:.2g}, not e^1")
+    difference = float((pairs["rate_half"] - pairs["rate_full"]).abs().max(skipna=False))
+    ratio = float(_geometric(pairs["peak_half"] / pairs["peak_full"]))
+    if (pairs[["diverged_at_half", "diverged_at_full"]] >= 0).any(axis=None) or not np.isfinite(difference):
+        return Outcome("0; 1", f"{difference:.1e}; {ratio:.6g}", INCONCLUSIVE, "a run was not finite at some step")
+    return Outcome(
+        "0; 1", f"{difference:.1e}; {ratio:.6g}", REPRODUCED if difference <= 2e-4 else CONTRADICTED,
+        f"rates {half['rate'].min():.6f} to {half['rate'].max():.6f}, exact law {half['rate_exact'].iloc[0]:.6f}; "
+        f"{len(pairs)} seeds; test loss {half['test_loss'].mean():.4g}, with float32 {pairs['test_loss_full'].mean():.4g}",
     )  # fmt: skip
 
 

@@ -5,8 +5,8 @@ A small language model on word tokens, as in `ctadam.experiments.growth`. Three 
 ``epsilon``
     one unstable pair with every ε and every precision of the optimizer's state;
 ``protection``
-    the same pair with clipped gradients, weight decay, a smaller learning rate, all that is usual together, and stable
-    pairs in its place, one change at a time;
+    the same pair with clipped gradients, weight decay, a smaller learning rate, all that is usual together, stable
+    pairs in its place, and gradients in mixed precision, one change at a time;
 ``long``
     some points of the normal curve (ε = 0, float64 state) for many steps, in which every token comes back.
 """
@@ -28,7 +28,7 @@ def _held_back(parameters):
     protection = parameters["protection"]
     bare = {
         **parameters["pair"], "eps": 0.0, "state_dtype": "float64", "clip": math.inf, "weight_decay": 0.0,
-        "lr": parameters["lr"],
+        "lr": parameters["lr"], "precision": "float32",
     }  # fmt: skip
     clip, decay = {"clip": float(protection["clip"])}, {"weight_decay": float(protection["weight_decay"])}
     # What is usual: torch's ε and precision.
@@ -36,6 +36,7 @@ def _held_back(parameters):
     changes = [clip, decay, {"lr": parameters["lr"] * protection["lr_factor"]}]
     changes += [usual | clip, usual | decay, usual | clip | decay]
     changes += [{"beta1": pair["beta1"], "beta2": pair["beta2"]} for pair in protection["pairs"]]
+    changes += [{"precision": precision} for precision in protection["precisions"]]
     epsilon = [
         {"eps": float(eps), "state_dtype": dtype}
         for dtype, eps in itertools.product(parameters["state_dtypes"], parameters["eps"])
@@ -60,7 +61,7 @@ def points(parameters):
     curve = pd.DataFrame({"point": long["points"], "beta1": beta1[long["points"]], "beta2": beta2[long["points"]]})
     curve = curve.assign(
         variant="long", eps=0.0, state_dtype="float64", clip=math.inf, weight_decay=0.0, lr=parameters["lr"],
-        steps=long["steps"],
+        precision="float32", steps=long["steps"],
     ).merge(pd.DataFrame({"seed": long["seeds"]}), how="cross")  # fmt: skip
     table = pd.concat([curve, one], ignore_index=True).assign(tokens="words")
     table.insert(0, "run", range(len(table)))

@@ -1,4 +1,4 @@
-"""Figure 8: what happens in practice. What holds the largest update, what ends its growth, long runs (claims S10, E1, L1)."""
+"""Figure 8: what happens in practice. What holds the largest update, what ends its growth, long runs (claims S10, E1, E2, L1)."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -214,6 +214,8 @@ def _long(ax, runs, table):
 def setting(run, bare):
     """What a run has, in words: ε and precision, and in what else it differs from the bare unstable pair."""
     parts = [rf"$\epsilon$ = {run.eps:g}", f"{run.state_dtype}"]
+    if run.precision != "float32":
+        parts.append(f"gradients {run.precision}")
     if np.isfinite(run.clip):
         parts.append(f"clip {run.clip:g}")
     if run.weight_decay > 0:

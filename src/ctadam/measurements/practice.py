@@ -8,7 +8,7 @@ from ctadam.measurements.slopes import slope
 from ctadam.theory.stability import prefactor
 
 #: Columns that say which run it is.
-KEYS = [*growth.KEYS, "clip"]
+KEYS = [*growth.KEYS, "clip", "precision"]
 
 
 def _unseen(steps):
@@ -32,7 +32,7 @@ def measure(runs):
         runs: the raw table of `ctadam.experiments.practice.run`.
 
     Returns:
-        DataFrame, a row a run: as `ctadam.measurements.growth.measure` with ``clip`` besides, and, from the steps whose
+        DataFrame, a row a run: as `ctadam.measurements.growth.measure` with ``clip`` and ``precision`` besides, and, from the steps whose
         largest update is in the row of a token unseen for at least 1/(1−β) steps,
 
         - ``unseen_rate`` (``_se``, ``_df``): slope of ln(‖u_n‖_∞ / bias correction) on the steps since that token was

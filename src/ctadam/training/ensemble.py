@@ -8,6 +8,7 @@ runs at once (`torch.func`). Which is faster is a matter of model and device: se
 """
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -24,10 +25,12 @@ from ctadam.training.stack import Layout, StackedKAdam, StackedUnsmoothed
 POINT_COLUMNS = ("run", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dtype", "seed", "steps")
 #: What they may have besides, and what stands for a column that is not there: k-Adam's stages; the norm to which a run's
 #: gradient is clipped; or another optimizer. Of the variant with the unsmoothed second normalization and of torch's own,
-#: ``k`` and ``stages`` are not read.
-OPTIONAL_COLUMNS = {"k": 1, "stages": "inverse-exp", "clip": math.inf, "optimizer": "kadam"}
+#: ``k`` and ``stages`` are not read. ``precision``: that of the forward and backward pass.
+OPTIONAL_COLUMNS = {"k": 1, "stages": "inverse-exp", "clip": math.inf, "optimizer": "kadam", "precision": "float32"}
 OPTIMIZERS = ("kadam", "unsmoothed", *PEERS)
 STATE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+#: Of bfloat16 only what torch's autocast takes for safe; parameters and gradients stay float32.
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 #: On a CPU, the runs of a chunk may together have this many parameters and numbers put out by layers: beyond it, what one
 #: step touches leaves the cache before it is used again, and batching loses more than it gains (docs/ensemble.md).
@@ -183,12 +186,16 @@ def _clip(grads, most):
 class _Gradient:
     """Losses and gradients of a chunk, and its test losses: batched with `torch.func`, or autograd's for one run."""
 
-    def __init__(self, task, model, layout, params, grad, clip, batched):
+    def __init__(self, task, model, layout, params, grad, clip, batched, autocast=None):
         self.clip = clip
         self.task, self.views, self.slots = task, layout.views(params), layout.views(grad)
 
+        # torch has no autocast for `meta`: there float32 is counted in its place.
+        autocast = autocast if params.device != META else None
+
         def loss(parameters, inputs, targets):
-            return task.loss(functional_call(model, parameters, (inputs,)), targets)
+            with torch.autocast(params.device.type, autocast) if autocast else nullcontext():
+                return task.loss(functional_call(model, parameters, (inputs,)), targets)
 
         def tests(parameters, inputs, targets):
             outputs = functional_call(model, parameters, (inputs,))
@@ -246,7 +253,8 @@ def _optimizer(points, params, state_dtype, steps):
 
 
 def _train_chunk(points, task, device, batched, progress):
-    """The tables of one chunk's runs: rows that agree in optimizer, steps and state_dtype, sorted by k, large to small."""
+    """The tables of one chunk's runs: rows that agree in optimizer, steps, state_dtype and precision, sorted by k, large to
+    small."""
     common = points.iloc[0]
     steps, state_dtype = int(common["steps"]), STATE_DTYPES[common["state_dtype"]]
     seeds, which = np.unique(points["seed"], return_inverse=True)
@@ -269,7 +277,8 @@ def _train_chunk(points, task, device, batched, progress):
     )
     clip = torch.tensor(points["clip"].to_numpy(), dtype=torch.float32)
     clip = clip.to(device) if clip.isfinite().any() else None
-    gradient = _Gradient(task, models[0].to(device), layout, params, grad, clip, batched)
+    autocast = PRECISIONS[common["precision"]]
+    gradient = _Gradient(task, models[0].to(device), layout, params, grad, clip, batched, autocast)
     for step in range(steps):
         batch = task.read(draws[step])
         recorder.see(step, batch)
@@ -294,12 +303,10 @@ def _check(points):
     missing = [c for c in POINT_COLUMNS if c not in points]
     if missing:
         raise ValueError(f"points lack the column(s) {', '.join(missing)}")
-    unknown = set(points["state_dtype"]) - set(STATE_DTYPES)
-    if unknown:
-        raise ValueError(f"unknown state_dtype {unknown.pop()!r}; known: {', '.join(STATE_DTYPES)}")
-    unknown = set(points["optimizer"]) - set(OPTIMIZERS)
-    if unknown:
-        raise ValueError(f"unknown optimizer {unknown.pop()!r}; known: {', '.join(OPTIMIZERS)}")
+    for column, known in (("state_dtype", STATE_DTYPES), ("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
+        unknown = set(points[column]) - set(known)
+        if unknown:
+            raise ValueError(f"unknown {column} {unknown.pop()!r}; known: {', '.join(known)}")
     if (points["optimizer"].isin(PEERS) & (points["state_dtype"] != "float32")).any():
         raise ValueError("torch's optimizers keep their state in float32, as the parameters")
     for column, good, rule in (
@@ -323,7 +330,8 @@ def train(points, *, task, device, chunk=None, progress=lambda amount: None):
         points: DataFrame, a row a run, with the columns `POINT_COLUMNS` (``beta1``, ``beta2`` are the paper's γ and β;
             ``state_dtype`` is ``"float32"`` or ``"float64"``) and those of `OPTIONAL_COLUMNS` (see
             `ctadam.optim.stage_betas`; ``clip``: global norm to which the gradient is clipped, inf for none;
-            ``optimizer``: one of `OPTIMIZERS`); further columns are carried through.
+            ``optimizer``: one of `OPTIMIZERS`; ``precision``: ``"float32"``, or ``"bfloat16"`` for training losses and
+            gradients under `torch.autocast`, test losses in float32 all the same); further columns are carried through.
         task: `Task`.
         device: `torch.device`.
         chunk: runs trained at a time; `chunk_size` by default.
@@ -349,7 +357,7 @@ def train(points, *, task, device, chunk=None, progress=lambda amount: None):
     # On a CPU the kernel of batched convolutions changes with their number, so there the last chunk is filled up.
     fill = device.type == "cpu" and chunk > 1 and _has_convolutions(task.build(torch.Generator()))
     tables = {}
-    for _, group in full.groupby(["optimizer", "steps", "state_dtype"], sort=False):
+    for _, group in full.groupby(["optimizer", "steps", "state_dtype", "precision"], sort=False):
         group = group.sort_values("k", ascending=False, kind="stable")
         for first in range(0, len(group), chunk):
             rows = group.iloc[first : first + chunk]
