@@ -1,7 +1,7 @@
 """Are the shipped results what they say they are? Their hashes, and a sample of them made again on this machine.
 
 Files are checked against the manifest, their provenance and each other. Then, for each experiment, some of the runs that the
-recorded parameters ask for are made again with the code as it is now, for a few steps, and held against the stored rows; the
+recorded parameters ask for are made again with the code as it is now, whole or for some steps, and held against the stored rows; the
 derived tables and verdicts are made again from the stored runs. A change of the code that changes a result is seen here.
 
 On the processor and with the versions that made the runs, the rows come out the same to the last bit. Elsewhere sums are
@@ -94,7 +94,10 @@ def _check_config(results):
 
 def _sample(module, parameters, stored_runs, stored_steps, rng):
     """``(points, shortened)``: some of the runs that the parameters ask for, cut short where they have a length."""
-    points = module.points(parameters)
+    try:
+        points = module.points(parameters)
+    except KeyError as error:
+        raise _Differs(f"the code now asks for a parameter that the stored runs were made without: {error}") from error
     if set(points["run"]) != stored_runs:
         raise _Differs(f"the parameters now ask for {len(points)} runs, {len(stored_runs)} are stored")
     short = "steps" in points and getattr(module, "SHORTENED", True)

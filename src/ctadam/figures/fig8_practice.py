@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 
 from ctadam.figures import style
@@ -80,13 +81,15 @@ def _holders(ax, steps, run):
         unseen = f", {middle['unseen']}" if middle["token"] else ""
         ax.annotate(
             f"{word}{unseen}", (middle["step"], middle["update_max"]), (12, -11), textcoords="offset points", fontsize=5.5,
-            arrowprops={"arrowstyle": "-", "lw": 0.4, "shrinkA": 0, "shrinkB": 1},
+            arrowprops={"arrowstyle": "-", "color": "0.4", "lw": 0.5, "shrinkA": 0, "shrinkB": 1},
         )  # fmt: skip
-    handles = [
-        Line2D([], [], color=_COLORS[0], lw=1.6, label="largest update, by holder"),
-        Line2D([], [], color="k", lw=0.8, ls=style.LINES["paper"], label=r"slope $\ln\gamma/\!\sqrt{\beta}$"),
-    ]
-    ax.legend(handles=handles, loc="upper left")
+    # Two colours in turn, so that a change of holder is seen.
+    turns = tuple(Line2D([], [], color=_COLORS[i], lw=1.6) for i in (0, 2))
+    slope = Line2D([], [], color="k", lw=0.8, ls=style.LINES["paper"])
+    ax.legend(
+        [turns, slope], ["largest update, by holder", r"slope $\ln\gamma/\!\sqrt{\beta}$"], loc="upper left",
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
+    )  # fmt: skip
     ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="the word that holds it, steps unseen")
     ax.set(xlim=(0, steps["step"].max()), ylim=(0.1, None))
 

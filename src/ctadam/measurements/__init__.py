@@ -1,4 +1,4 @@
 """What the raw runs show, without asking theory: rates, their intervals, shares, peaks.
 
-A module a experiment: ``measure(runs)``, a row a run.
+A module an experiment: ``measure(runs)``, a row a run.
 """

@@ -1,4 +1,4 @@
 """What theory says about an experiment, from its runs' parameters alone: no outcome of a run is read.
 
-A module a experiment: ``COLUMNS``, the parameters it reads, and ``predict(points)``, a row a run.
+A module an experiment: ``COLUMNS``, the parameters it reads, and ``predict(points)``, a row a run.
 """
