@@ -96,10 +96,14 @@ def capped(**columns):
     some = table["eps"] > 0
     unseen, cap = stability.epsilon_cap(beta1=0.96, beta2=0.88, eps=table["eps"].where(some, 1.0).to_numpy())
     table = table.assign(variant="epsilon", beta2=0.88, steps=1000, cap=np.where(some, cap, np.nan))
-    table["cap_unseen"] = np.where(some, unseen, np.nan)
+    table["cap_unseen"], table["diverged_at"] = np.where(some, unseen, np.nan), -1
     table["peak"] = np.where(some, 0.05 * cap, np.where(table["state_dtype"] == "float32", 1e6, 1e9))
     table["peak_unseen"] = np.where(some, unseen - 120, 500)  # smaller gradients meet ε sooner, whatever ε
     return table.assign(**{name: value(table) if callable(value) else value for name, value in columns.items()})
+
+
+def early_end(table):
+    return np.where((table["eps"] == 0) & (table["state_dtype"] == "float64"), 700, 1000)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +119,10 @@ def capped(**columns):
         ({"steps": 807}, INCONCLUSIVE),  # 2^-149 = 0.88^808: float32 may not yet have run out of numbers
         ({"steps": 808}, REPRODUCED),
         ({"eps": 0.0}, INCONCLUSIVE),
+        # Without ε a run may leave the finite numbers at any time, and has grown; with one it has shown nothing.
+        ({"steps": early_end, "diverged_at": lambda t: np.where(early_end(t) < 1000, 700, -1)}, REPRODUCED),
+        ({"diverged_at": lambda t: np.where(t["eps"] > 0, 900, -1)}, INCONCLUSIVE),
+        ({"cap": np.nan}, INCONCLUSIVE),
     ],
 )
 def test_e1_says_where_and_when(change, verdict):

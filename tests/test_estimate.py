@@ -254,11 +254,17 @@ def test_of_two_gpus_the_first_free_one_is_taken(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"GPU-{i}"))
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
     monkeypatch.setattr(determinism.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert determinism.claim_gpu(torch.device("cuda")) == torch.device("cuda", 0)
-    # Locks of one process exclude each other, too: its second call is a job beside the first.
+    monkeypatch.setattr(determinism, "_held", [])
+    # A process keeps what it has, however often it asks: a rehearsal asks for every shard.
+    for _ in range(3):
+        assert determinism.claim_gpu(torch.device("cuda")) == torch.device("cuda", 0)
+    # Locks of one process exclude each other, too: with none in hand it is a job beside the first.
+    first = determinism._held
+    monkeypatch.setattr(determinism, "_held", [])
     assert determinism.claim_gpu(torch.device("cuda")) == torch.device("cuda", 1)
-    assert chosen == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert chosen == [0, 1] and len(first) == 1
 
 
 def test_a_shard_runs_alone_with_what_a_gpu_machine_has(root, tmp_path):

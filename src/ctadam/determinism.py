@@ -48,7 +48,9 @@ def pick_device(name="auto"):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        # Which of several GPUs it will be is not decided here: trying the first would leave a context on it.
+        if device.type != "cuda" or device.index is not None or torch.cuda.device_count() < 2:
+            torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
@@ -57,8 +59,8 @@ def pick_device(name="auto"):
 def claim_gpu(device):
     """One of several GPUs for this process alone, so that jobs that run at the same time do not meet on the first.
 
-    Each job locks the first one that no other job of the user has locked; the lock ends with the process. A device with an
-    index, and a machine that shows one GPU (as a batch system does), are left as they are.
+    Each job locks the first one that no other job of the user has locked; the lock ends with the process, which gets the same
+    one if it asks again. A device with an index, and a machine that shows one GPU (as a batch system does), are left as they are.
 
     Args:
         device: as `pick_device` gives it.
@@ -66,9 +68,9 @@ def claim_gpu(device):
     if device.type != "cuda" or device.index is not None or torch.cuda.device_count() < 2:
         return device
     names = [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
-    device = torch.device("cuda", first_free(names, tempfile.gettempdir()))
-    torch.cuda.set_device(device)
-    return device
+    if not _held:
+        torch.cuda.set_device(first_free(names, tempfile.gettempdir()))
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def first_free(names, directory, *, every=1.0):

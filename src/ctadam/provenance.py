@@ -17,6 +17,8 @@ from pathlib import Path
 from ctadam import __version__
 from ctadam.errors import ArtifactError
 
+# Of derived tables. Twelve digits: more than the tightest tolerance of a claim, fewer than the rounding of different processors.
+FLOAT_FORMAT = "%.12g"
 # Packages whose version can change a number.
 PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "scipy")
 
@@ -148,8 +150,7 @@ def write_derived(table, path, sources):
         sources: ``{name: sha256}`` of the files it was made from.
     """
     make_room(path)
-    # Twelve digits: more than the tightest tolerance of a claim, fewer than the rounding of different processors.
-    write_atomically(path, lambda p: table.to_csv(p, index=False, float_format="%.12g"))
+    write_atomically(path, lambda p: table.to_csv(p, index=False, float_format=FLOAT_FORMAT))
     _write_record(path, table, {"made_from": sources})
 
 

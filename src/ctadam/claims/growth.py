@@ -50,7 +50,7 @@ def _too_short(e):
 )  # fmt: skip
 def _s1(e):
     stable = e.table.query("C > 0 and state_dtype == 'float64'")["run"]
-    runs = e.runs[e.runs["run"].isin(stable) & np.isfinite(e.runs["update_max"])]
+    runs = e.runs[e.runs["run"].isin(stable) & e.runs["update_max"].notna()]
     if runs.empty:
         return Outcome("≤ 1", "", INCONCLUSIVE, "no run with C > 0")
     where = {"beta1": runs["beta1"], "beta2": runs["beta2"], "step": runs["step"]}
@@ -145,9 +145,11 @@ def _s5(e):
     # Several seeds at a point: the mean rate, with the larger of the two ways to see its spread.
     points = _curve(e).groupby("point").agg(
         C=("C", "first"), rate=("rate", "mean"), predicted=("rate_exact", "first"), df=("rate_df", "min"),
-        between=("rate", "sem"), within=("rate_se", lambda s: float(np.sqrt((s**2).sum()) / len(s))),
-    )  # fmt: skip
-    half = half_width(points[["between", "within"]].max(axis=1), points["df"], 1 - 0.05 / len(points))
+        between=("rate", "sem"), within=("rate_se", lambda s: float(np.sqrt((s**2).sum()) / len(s))), seeds=("rate", "count"),
+    ).dropna(subset="rate")  # fmt: skip
+    # Each way with its own degrees of freedom.
+    df = points["df"].where(~(points["between"] > points["within"]), points["seeds"] - 1)
+    half = half_width(points[["between", "within"]].max(axis=1), df, 1 - 0.05 / len(points))
     above = points["rate"] - half > 0
     boundary = int(points.index[points["C"] < 0][0])
     first = int(points.index[above][0]) if above.any() else int(points.index[-1]) + 1
@@ -183,7 +185,7 @@ def _hinge(c, onset, slope):
     experiment="growth", figure="fig2",
 )  # fmt: skip
 def _s6(e):
-    runs = _unstable(e)
+    runs = _unstable(e).dropna(subset=["window_start"])
     pair = {"beta1": runs["beta1"], "beta2": runs["beta2"]}
     n = runs["window_start"]
     drift = np.log(stability.prefactor(**pair, step=n + 1) / stability.prefactor(**pair, step=n))

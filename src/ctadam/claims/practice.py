@@ -35,9 +35,14 @@ def _e1(e):
     if len(double) < 2 or len(plain) < 2:
         return Outcome("", "", INCONCLUSIVE, "needs two ε > 0, and ε = 0 with both state precisions")
     small, large = double.iloc[0], double.iloc[1]
+    if double["cap"].isna().any():
+        return Outcome("", "", INCONCLUSIVE, "the exact law calls the pair stable")
+    if (runs.loc[runs["eps"] > 0, "diverged_at"] >= 0).any():
+        return Outcome("", "", INCONCLUSIVE, "a run with ε > 0 was not finite at some step")
     # For gradients whose mean square is 1; smaller ones meet ε, and the end of float32's numbers, sooner.
     last = max(small["when"], float(np.log(SMALLEST) / np.log(runs["beta2"].iloc[0])))
-    if runs["steps"].min() < last:
+    # A run that left the finite numbers has shown its growth, however soon that was.
+    if runs.loc[runs["diverged_at"] < 0, "steps"].min() < last:
         return Outcome("", "", INCONCLUSIVE, f"too short: growth can end up to {last:.0f} steps after a token")
     where = float(np.log(small["cap"] / large["cap"])), float(np.log(small["peak"] / large["peak"]))
     when = float(small["when"] - large["when"]), float(small["unseen"] - large["unseen"])

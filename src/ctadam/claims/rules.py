@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy import stats
 
+from ctadam.errors import ArtifactError
 from ctadam.store import read_csv, read_runs
 
 REPRODUCED, CONTRADICTED, INCONCLUSIVE = "reproduced", "contradicted", "inconclusive"
@@ -81,7 +82,18 @@ class Evidence:
         # Where many runs share a prediction there is one row for all of them.
         keys = ["run"] if "run" in predictions else [c for c in predictions if c in measurements]
         only = [c for c in predictions if c in keys or c not in measurements]
-        return measurements.merge(predictions[only], on=keys, validate="many_to_one")
+        table = measurements.merge(predictions[only], on=keys, how="left", validate="many_to_one", indicator="of")
+        if (table["of"] != "both").any():
+            raise ArtifactError(
+                f"{self.results}: runs of {self.experiment} that nothing is predicted for: run predict again"
+            )
+        return table.drop(columns="of")
+
+
+def most(values):
+    """The largest of some values; infinite if one is not a number, which is no evidence that it was small."""
+    values = np.asarray(values, dtype=np.float64)
+    return float("inf") if np.isnan(values).any() else float(values.max())
 
 
 def bootstrap(function, *columns, vectorized=False):
@@ -90,6 +102,10 @@ def bootstrap(function, *columns, vectorized=False):
     ``vectorized``: the function takes an ``axis``, as `numpy.mean`; the same interval, sooner.
     """
     columns = tuple(np.asarray(c, dtype=np.float64) for c in columns)
+    value = float(function(*columns)) if len(columns[0]) else np.nan
+    # One value has no spread, and what is not finite for all runs is not made so by leaving some out.
+    if len(columns[0]) < 2 or not np.isfinite(value):
+        return value, -np.inf, np.inf
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(
@@ -100,7 +116,7 @@ def bootstrap(function, *columns, vectorized=False):
         # BCa is undefined where all resamples agree, or where the statistic does not exist for some of them.
         finite = found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)]
         low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
-    return float(function(*columns)), float(low), float(high)
+    return value, float(low), float(high)
 
 
 def with_interval(value, low, high, form=".3g"):

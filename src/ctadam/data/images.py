@@ -4,6 +4,7 @@ Pixels stay bytes until a batch is read. What is used of a data set is chosen in
 same for every run; the sha256 is that of the pixels and labels in use, after decoding, because JPEG decoders may differ.
 """
 
+import fcntl
 import hashlib
 import os
 from dataclasses import dataclass
@@ -141,7 +142,11 @@ def _cifar10(cache):
     parts = []
     for train in (True, False):
         try:
-            data = CIFAR10(cache, train=train, download=True)
+            cache.mkdir(parents=True, exist_ok=True)
+            # torchvision downloads and unpacks in place: of several jobs one does, and the others wait for it.
+            with open(cache / ".cifar10.lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                data = CIFAR10(cache, train=train, download=True)
         except Exception as error:  # urllib's and the archive's errors are not ours to enumerate
             raise ArtifactError(
                 f"could not get CIFAR-10 into {cache} ({type(error).__name__}); without a network, put its archive there, or "

@@ -14,6 +14,8 @@ Its predictions, measurements and figures are the modules of the same name in `c
 
 import importlib
 
+import pandas as pd
+
 #: Every experiment, in the order of the paper, and what besides its own module determines its runs: paths in the package.
 #: An edit there retrains the fresh tree.
 EXPERIMENTS = {
@@ -40,3 +42,16 @@ EXPERIMENTS = {
 def load(name, stage="experiments"):
     """The module of one experiment in one stage (``experiments``, ``predictions`` or ``measurements``)."""
     return importlib.import_module(f"ctadam.{stage}.{name}")
+
+
+def with_columns(table, numbers, texts=()):
+    """The table with the columns of every kind of record, behind those it has besides, empty where this shard has none of the kind.
+
+    Without them shards that were dealt different kinds of runs could not be laid one under the other.
+    """
+    lacking = {
+        name: pd.Series(index=table.index, dtype="str" if name in texts else float)
+        for name in numbers
+        if name not in table
+    }
+    return table.assign(**lacking)[[*(name for name in table if name not in numbers), *numbers]]

@@ -25,6 +25,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from ctadam.data.digits import load_digits
 from ctadam.data.text import load_corpus
 from ctadam.errors import ArtifactError
+from ctadam.experiments import with_columns
 from ctadam.models.cnn import CNN
 from ctadam.models.invariance import make_exact, scale_invariant_weights
 from ctadam.models.mlp import MLP, NormalizedLinear
@@ -41,6 +42,12 @@ _TEST = 360
 #: Verification must not cut these runs short: their batches and cosines are drawn for all steps at once.
 SHORTENED = False
 BATCHINGS = ("minibatch", "full")
+#: What the records of all kinds hold besides the run, their kind and the step.
+RECORDS = (
+    "weight", "norm_sq", "law_paper", "law_unsmoothed", "law_inertial", "coarse_share", "update_sq", "unsmoothed_sq",
+    "inner_update", "inner_unsmoothed", "gradient_cosine", "coarse_cosine", "turned", "turned_paper", "lag", "dimension",
+    "cosine", "random_cosine", "optimizer", "loss", "direction_distance", "function_distance",
+)  # fmt: skip
 #: What the weights of fixed norm are trained by, and how many averages of a parameter's shape it keeps: Adam without a second
 #: stage; 2-Adam with γ₂ = 0, elementwise; its variant that averages the unsmoothed update; 2-Adam with the learning rate of
 #: the inertial law; the same with one number for each weight in the second average, which is what a norm is.
@@ -440,7 +447,7 @@ def run(points, parameters, *, device, progress):
             tables += work(problem, rows, parameters, device, progress)
     order = ["run", "record", "step"]
     table = pd.concat(tables, ignore_index=True).sort_values(order, kind="stable", ignore_index=True)
-    return table, {"data": data, "weights": weights}
+    return with_columns(table, RECORDS, texts=("weight", "optimizer")), {"data": data, "weights": weights}
 
 
 def cost(points):

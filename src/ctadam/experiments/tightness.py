@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ctadam.experiments import with_columns
 from ctadam.optim import kadam_update_
 from ctadam.theory.stability import boundary_beta2, update_bound
 
@@ -136,7 +137,8 @@ def run(points, parameters, *, device, progress):
         tables.append(_one_stage(points[~several], parameters, device, progress))
     if several.any():
         tables.append(_through_stages(points[several], parameters, device, progress))
-    return pd.concat(tables).sort_index(), {"data": {}}
+    table = pd.concat(tables).sort_index()
+    return with_columns(table, ("update", "before", "update_before", "ratio")), {"data": {}}
 
 
 def _one_stage(points, parameters, device, progress):

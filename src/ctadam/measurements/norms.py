@@ -18,14 +18,16 @@ def _largest(values):
 
 
 def _farthest_from_1(values):
-    return float(values.iloc[np.abs(values - 1).argmax()])
+    return float(values.iloc[np.abs(values - 1).argmax()]) if np.isfinite(values).all() else np.inf
 
 
 def _measure_norms(records):
     norms = records[records["record"] == "norm"]
     last = int(norms["step"].max())
     row = {"steps": last}
-    together = norms.groupby("step")[["norm_sq", *(f"law_{law}" for law in LAWS)]].sum()
+    together = norms.groupby("step")[["norm_sq", *(f"law_{law}" for law in LAWS)]].sum(
+        min_count=norms["weight"].nunique()
+    )
     for law in LAWS:
         off = norms[f"law_{law}"] - norms["norm_sq"]
         row[f"error_{law}"] = _largest(off / norms["norm_sq"])

@@ -9,9 +9,9 @@ import itertools
 from torch import nn
 
 from ctadam.models.mlp import NormalizedLinear
-from ctadam.models.transformer import Attention
+from ctadam.models.transformer import Attention, RootMeanSquareNorm
 
-NORMALIZATIONS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMALIZATIONS = (nn.LayerNorm, nn.GroupNorm, RootMeanSquareNorm)
 
 
 def make_exact(model):

@@ -9,6 +9,21 @@ import torch
 from torch import nn
 
 
+class RootMeanSquareNorm(nn.Module):
+    """x over the root of its mean square plus ε, along the last axis: to the bit `torch.nn.RMSNorm` without weights on a CPU.
+
+    Written out, because torch's own kernel on a GPU has a gradient that cannot be batched over models: it would be called model
+    by model.
+    """
+
+    def __init__(self, eps):
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x):
+        return x * x.pow(2).mean(-1, keepdim=True).add(self.eps).rsqrt()
+
+
 class Attention(nn.Module):
     """Causal self-attention, written as products and a softmax: the fused kernel cannot be batched over models."""
 
@@ -16,7 +31,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.qk_norm = nn.RMSNorm(width // heads, elementwise_affine=False) if qk_norm else None
+        self.qk_norm = RootMeanSquareNorm(eps=1e-6) if qk_norm else None
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x):

@@ -52,7 +52,15 @@ def _numbers(step, *, stages, lr, eps, weight_decay, dtype, device):
         correction1, correction2_sqrt = bias_corrections(step, beta1=beta1, beta2=beta2)
         numbers += [1 - beta1, beta2, 1 - beta2, correction1 / correction2_sqrt, eps * correction1]
     if any(isinstance(number, Tensor) for number in numbers):
-        return torch.stack([torch.as_tensor(number, dtype=dtype, device=device) for number in numbers])
+        # A number is filled in by a kernel: copied, it would wait for the device, and a graph could not be captured.
+        return torch.stack(
+            [
+                number.to(device, dtype)
+                if isinstance(number, Tensor)
+                else torch.full((), number, dtype=dtype, device=device)
+                for number in numbers
+            ]
+        )
     tensor = torch.tensor(numbers, dtype=dtype)
     if device.type == "cuda":
         tensor = tensor.pin_memory()  # or the copy would wait for the device
