@@ -4,16 +4,18 @@
     python benchmarks/gradient.py --table     renew the table in docs/paper_scale.md from what is there
     python benchmarks/gradient.py --check     exit 1 if that table is not what the results say
 
-Losses and gradients of one chunk of runs with the models of the paper scale, as the trainer takes them, and the same with one thing
-changed; one after the other in each repetition, and a ratio is taken within a repetition. Pixels are random: only times
+Losses and gradients of one chunk of runs with the models of the paper scale, as the trainer takes them, and the same with
+one thing changed; one after the other in each repetition, and a ratio is taken within a repetition. Pixels are random: only times
 and roundings are of interest. CUDA graphs and TF32 exist on a GPU only.
 """
 
 import argparse
 import csv
 import json
+import os
 import platform
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -126,6 +128,8 @@ def measure(args):
         runs = CPU_RUNS if device.type == "cpu" else max(2, chunk_size(task, device))
         generator = torch.Generator().manual_seed(0)
         draws = torch.randint(task.examples, (args.repetitions + 1, runs, task.batch), generator=generator).to(device)
+        # Or what was compiled for the case before would be taken for shapes that vary, and given up after a few of them.
+        torch.compiler.reset()
         functions = contenders(task, runs, device)
         facts, reference = {}, None
         for repetition in range(-1, args.repetitions):  # the first is not counted: it compiles
@@ -161,7 +165,9 @@ def run(args):
     from ctadam.provenance import environment, sha256, write_atomically
 
     path, commit = RESULTS / f"gradient_{args.device}.csv", environment()["commit"]
-    rows = list(measure(args))
+    with tempfile.TemporaryDirectory() as cache:  # an empty one, as on a machine that has not compiled this before
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        rows = list(measure(args))
 
     def write(temporary):
         with Path(temporary).open("w", newline="") as file:
@@ -192,8 +198,8 @@ def table(results=RESULTS):
         names = [name for name in (COMPILED, GRAPHS, HALF, TF32) if (rows["contender"] == name).any()]
         lines += [
             f"{provenance['processor']}; 1 thread; torch {provenance['torch']}; {provenance['repetitions']} interleaved "
-            "repetitions. Time as it is over time changed (above 1: a gain), median and quartiles; the largest relative change of a "
-            "tensor's gradient; for what is compiled, seconds that its first call took.",
+            "repetitions. Time as it is over time changed (above 1: a gain), median and quartiles; the largest relative change "
+            "of a tensor's gradient; for what is compiled, seconds that its first call took.",
             "",
             "| model | runs | weights |" + "".join(f" {name} |" for name in names),
             "|---|---|---|" + "---|" * len(names),

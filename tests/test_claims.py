@@ -8,6 +8,7 @@ import pytest
 
 from ctadam import claims, cli
 from ctadam.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Evidence
+from ctadam.claims.rules import bootstrap, most
 from ctadam.errors import ArtifactError
 from ctadam.provenance import write_derived
 from ctadam.theory import stability
@@ -100,6 +101,41 @@ def capped(**columns):
     table["peak"] = np.where(some, 0.05 * cap, np.where(table["state_dtype"] == "float32", 1e6, 1e9))
     table["peak_unseen"] = np.where(some, unseen - 120, 500)  # smaller gradients meet ε sooner, whatever ε
     return table.assign(**{name: value(table) if callable(value) else value for name, value in columns.items()})
+
+
+def test_what_is_no_number_is_no_evidence():
+    """Neither that an update was small nor that a mean lies where the others' does."""
+    assert most([1.0, 2.0]) == 2 and most([1.0, np.nan]) == np.inf
+    for values in ([1.0], [], [1.0, 2.0, np.nan], [1.0, np.inf]):
+        _, low, high = bootstrap(np.mean, values)
+        assert (low, high) == (-np.inf, np.inf)
+    value, low, high = bootstrap(np.mean, [1.0, 2.0, 3.0])
+    assert value == 2 and 1 <= low < 2 < high <= 3
+    table = growth()
+    table.loc[60, "rate_r_squared"] = np.nan
+    assert judge("S2", table).verdict == INCONCLUSIVE
+    one = growth().query("variant == 'curve'").iloc[[5, 63]]
+    assert judge("S2", one).verdict == judge("S4", one).verdict == INCONCLUSIVE  # one unstable run has no spread
+    table.loc[60, ["rate", "rate_se", "window_start"]] = np.nan
+    assert judge("S5", table).verdict == REPRODUCED and judge("S6", table).verdict == judge("S6", growth()).verdict
+
+
+def test_an_infinite_update_inside_the_region_contradicts_s1():
+    table = growth().query("variant == 'curve'")
+    runs = table[["run", "beta1", "beta2"]].assign(step=10, update_max=0.5)
+    assert judge("S1", table, runs).verdict == REPRODUCED
+    assert judge("S1", table, runs.assign(update_max=np.where(runs["run"] == 0, np.inf, 0.5))).verdict == CONTRADICTED
+
+
+@pytest.mark.parametrize("grid", ["7", "30"])
+def test_s9_judges_every_run_whatever_the_grid(tmp_path, grid):
+    """Pairs such as (1/7, 2/7) have more digits than a derived table keeps."""
+    words = ["--scale", "smoke", "--device", "cpu", "--out", str(tmp_path), "--set", f"quadratic.grid={grid}"]
+    assert cli.main(["run", "quadratic", *words, "--set", "quadratic.steps=20"]) == 0
+    assert cli.main(["predict", "quadratic", str(tmp_path)]) == cli.main(["measure", "quadratic", str(tmp_path)]) == 0
+    (claim,) = (c for c in claims.CLAIMS if c.id == "S9")
+    outcome = claim.judge(Evidence(tmp_path, "quadratic"))
+    assert outcome.verdict == REPRODUCED and outcome.value == f"0 of {7 * int(grid) ** 2:,}"
 
 
 def early_end(table):
@@ -223,6 +259,9 @@ FALLS, RISES, FLAT = lambda t: -t["C"], lambda t: t["C"], lambda t: 0 * t["C"]
             INCONCLUSIVE,
         ),  # as strong as along the normal curve
         ("G3", lambda t: np.where(t["curve"] == "level", t["beta2"], 0), {}, CONTRADICTED),
+        # An interval so wide that it holds everything, and no interval at all, are no sign of a weak effect.
+        ("G3", lambda t: np.where(t["curve"] == "level", 0, -t["C"]), {"seeds": 3}, INCONCLUSIVE),
+        ("G3", lambda t: np.where(t["curve"] == "level", np.inf, -t["C"]), {}, INCONCLUSIVE),
         ("G4", FALLS, {}, REPRODUCED),
         ("G4", lambda t: np.abs(t["C"] - 0.15), {}, CONTRADICTED),
         ("G4", RISES, {}, CONTRADICTED),
@@ -253,6 +292,8 @@ def test_s1_allows_no_update_above_its_bound(law, factor, verdict):
         (1 - 1e-8, 0.9, CONTRADICTED),
         (1 + 1e-8, 0.9, CONTRADICTED),
         (1.0, 1 + 1e-8, CONTRADICTED),
+        (np.nan, 0.9, CONTRADICTED),
+        (1.0, np.nan, CONTRADICTED),
     ],
 )
 def test_s7_is_two_sided_for_worst_case_gradients(worst, random, verdict):
@@ -453,6 +494,7 @@ def test_equal_traffic_is_told():
         (1.0, 0.0, 1000, REPRODUCED),
         (1 + 1e-8, 0.0, 1000, CONTRADICTED),
         (1.0, 3e-4, 1000, CONTRADICTED),
+        (np.nan, 0.0, 1000, CONTRADICTED),
         (1.0, np.nan, 1000, CONTRADICTED),  # the last stage unstable, and no growth
         (1.0, 0.0, 200, INCONCLUSIVE),
     ],

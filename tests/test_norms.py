@@ -15,6 +15,7 @@ from ctadam.errors import ArtifactError
 from ctadam.experiments import norms
 from ctadam.measurements.norms import measure
 from ctadam.models.invariance import make_exact, scale_invariant_weights
+from ctadam.models.transformer import RootMeanSquareNorm, Transformer
 from ctadam.optim import KAdam
 from ctadam.predictions.norms import COLUMNS, predict
 from ctadam.store import read_runs
@@ -35,6 +36,31 @@ def parameters():
 
 def _run(points, parameters):
     return norms.run(points, parameters, device=CPU, progress=lambda amount: None)[0]
+
+
+def test_shards_of_one_kind_can_be_laid_together(parameters):
+    """At the paper's scale a shard holds `law` or `pair`; both have all columns, in one order and of one type."""
+    points = norms.points(parameters)
+    points = points[points["model"] == "linear"].groupby("variant").head(1).assign(steps=20)
+    law, pair = (_run(rows, parameters) for _, rows in points.groupby("variant"))
+    assert set(law["variant"]) == {"law"} and set(pair["variant"]) == {"pair"}
+    assert law.columns.tolist() == pair.columns.tolist() == _run(points, parameters).columns.tolist()
+    assert law["optimizer"].isna().all() and pair["weight"].isna().all() and pair["norm_sq"].isna().all()
+    together = pd.concat([law, pair], ignore_index=True)
+    pd.testing.assert_series_equal(together.dtypes, _run(points, parameters).dtypes)
+
+
+def test_qk_norm_is_torchs_and_batches_on_every_device():
+    """`torch.nn.RMSNorm` is one operation on a GPU, whose gradient functorch takes model by model; ours is several."""
+    x = torch.randn(5, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    ours, theirs = RootMeanSquareNorm(eps=1e-6)(x), torch.nn.functional.rms_norm(x, (7,), eps=1e-6)
+    assert torch.equal(ours, theirs)
+    weight = torch.linspace(-1, 2, ours.numel(), dtype=torch.float64).view_as(ours)
+    assert torch.equal(*(torch.autograd.grad((y * weight).sum(), x)[0] for y in (ours, theirs)))
+    model = Transformer(
+        vocabulary=5, width=8, depth=1, heads=2, context=4, qk_norm=True, generator=torch.Generator().manual_seed(0)
+    )
+    assert not any(isinstance(module, torch.nn.RMSNorm) for module in model.modules())
 
 
 def _problem(parameters, model):

@@ -100,7 +100,8 @@ def test_growth_per_step_unseen_is_told_from_growth_per_step():
     run = pd.DataFrame(
         {
             "run": 0, "variant": "long", "point": 63, "tokens": "words", **PAIR, "eps": 0.0, "state_dtype": "float64",
-            "clip": np.inf, "precision": "float32", "lr": 1e-3, "weight_decay": 0.0, "seed": 0, "step": n, "update_tensor": "embedding",
+            "clip": np.inf, "precision": "float32", "lr": 1e-3,
+            "weight_decay": 0.0, "seed": 0, "step": n, "update_tensor": "embedding",
             "update_row": 3, "unseen": unseen, "token": "word", "param_max": 1.0, "param_norm": 1.0, "displacement_max": 1.0,
             "update_max": stability.prefactor(**PAIR, step=n) * np.exp(0.02 * unseen), "train_loss": 9 - n / 100,
             "test_loss": 1.0, "diverged_at": -1,

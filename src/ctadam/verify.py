@@ -1,8 +1,9 @@
 """Are the shipped results what they say they are? Their hashes, and a sample of them made again on this machine.
 
 Files are checked against the manifest, their provenance and each other. Then, for each experiment, some of the runs that the
-recorded parameters ask for are made again with the code as it is now, whole or for some steps, and held against the stored rows; the
-derived tables and verdicts are made again from the stored runs. A change of the code that changes a result is seen here.
+recorded parameters ask for are made again with the code as it is now, whole or for some steps, and held against the stored
+rows; the derived tables and verdicts are made again from the stored runs. A change of the code that changes a result is seen
+here.
 
 On the processor and with the versions that made the runs, the rows come out the same to the last bit. Elsewhere sums are
 taken in another order; docs/reproducibility.md says how the tolerances were chosen.

@@ -122,8 +122,8 @@ def _g2(e):
     "G3", "P", "along a level curve of C the effect is weak",
     statistic="Spearman's correlation of β with −(test loss at the last step) along each level curve, one learning rate for "
     "all, mean over seeds with its 95 % interval; its size minus that of G1, seed by seed",
-    rule="on every task and curve the interval covers 0, and not the size of G1's, or the difference's lies below 0; contradicted "
-    "where the difference's lies above 0", experiment="generalization", figure="fig3",
+    rule="on every task and curve the interval covers 0, and not the size of G1's, or the difference's lies below 0; "
+    "contradicted where the difference's lies above 0", experiment="generalization", figure="fig3",
 )  # fmt: skip
 def _g3(e):
     if _too_few(e):
@@ -139,7 +139,7 @@ def _g3(e):
             value, low, high = correlation(some, by="beta2")
             _, below, above = over_seeds(np.abs(spearman(some, "beta2", "loss_end")) - whole)
             # An interval that also holds what it is to be told from says nothing.
-            if low <= 0 <= high and max(-low, high) < whole.mean() or above < 0:
+            if (low <= 0 <= high and max(-low, high) < whole.mean()) or above < 0:
                 verdicts.add(REPRODUCED)
             else:
                 verdicts.add(CONTRADICTED if below > 0 else INCONCLUSIVE)

@@ -61,8 +61,8 @@ def _e1(e):
     "E2", "D", "the growth does not depend on the precision of the gradients",
     statistic="growth rate in the last 40 % of steps, gradients in bfloat16 mixed precision minus float32 (ε = 0, float64 state, "
     "one unstable pair): largest difference over seeds; the largest updates' ratio, mean over seeds",
-    rule="difference at most 2e-4 per step; inconclusive unless the exact law lets the window grow e-fold, or where a run was not "
-    "finite", experiment="practice", figure="fig8",
+    rule="difference at most 2e-4 per step; inconclusive unless the exact law lets the window grow e-fold, or where a run was "
+    "not finite", experiment="practice", figure="fig8",
 )  # fmt: skip
 def _e2(e):
     table = e.table[(e.table["eps"] == 0) & (e.table["state_dtype"] == "float64")]

@@ -45,7 +45,7 @@ def load(name, stage="experiments"):
 
 
 def with_columns(table, numbers, texts=()):
-    """The table with the columns of every kind of record, behind those it has besides, empty where this shard has none of the kind.
+    """The table with the columns of every kind of record, behind those it has besides, empty where it has none of the kind.
 
     Without them shards that were dealt different kinds of runs could not be laid one under the other.
     """

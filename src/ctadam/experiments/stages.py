@@ -1,8 +1,8 @@
 """k-Adam at work: a convolutional network with k = 1, 2, … and four strategies for the stages (paper, k-Adam).
 
 Every run is made twice, with and without normalization layers in the network: they make weights scale-invariant, which is
-already a second normalization under Adam (paper, on normalization layers), so a second stage might help less where they are. The pairs
-that claim K1 compares, k = 1 and k = 2, have more seeds than the rest.
+already a second normalization under Adam (paper, on normalization layers), so a second stage might help less where they
+are. The pairs that claim K1 compares, k = 1 and k = 2, have more seeds than the rest.
 """
 
 import pandas as pd

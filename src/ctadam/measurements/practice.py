@@ -32,8 +32,8 @@ def measure(runs):
         runs: the raw table of `ctadam.experiments.practice.run`.
 
     Returns:
-        DataFrame, a row a run: as `ctadam.measurements.growth.measure` with ``clip`` and ``precision`` besides, and, from the steps whose
-        largest update is in the row of a token unseen for at least 1/(1−β) steps,
+        DataFrame, a row a run: as `ctadam.measurements.growth.measure` with ``clip`` and ``precision`` besides, and, from
+        the steps whose largest update is in the row of a token unseen for at least 1/(1−β) steps,
 
         - ``unseen_rate`` (``_se``, ``_df``): slope of ln(‖u_n‖_∞ / bias correction) on the steps since that token was
           seen, over all of the run;

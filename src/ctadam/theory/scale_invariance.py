@@ -1,4 +1,4 @@
-"""Scale-invariant weights under Adam(W): how their norm grows and how fast their direction turns (paper, on normalization layers).
+"""Scale-invariant weights under Adam(W): how their norm grows and how fast their direction turns (paper, on normalization).
 
 L(cW) = L(W) for every c > 0 makes ⟨W, g_W⟩ = 0. The paper's γ is ``beta1``, its β is ``beta2``; η is ``lr``, λ is
 ``weight_decay``. With a = 1 − ηλ, AdamW is W_{n+1} = a·W_n − η·u_n, and exactly
