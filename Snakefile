@@ -32,9 +32,13 @@ rule cached:
     input:
         # Named here, so that a missing run is an error and not hidden by tables made from it earlier.
         lambda wildcards: [
-            path for experiment in EXPERIMENTS for path in raw("cached", experiment)
+            path for name in present("cached") for path in raw("cached", name)
         ],
-        [path for figure in FIGURES for path in figure_paths("cached", figure)],
+        lambda wildcards: [
+            path
+            for figure in drawn("cached")
+            for path in figure_paths("cached", figure)
+        ],
         f"results/cached/{SCALE}/claims.csv",
 
 

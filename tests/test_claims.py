@@ -182,6 +182,7 @@ def test_e2_compares_seed_by_seed(change, verdict):
     """Runs in bfloat16 beside the bare ones; those with ε, a float32 state or another change do not enter."""
     rate = stability.growth_rate(beta1=0.96, beta2=0.88, law="exact")
     full = capped(rate=rate, rate_exact=rate, diverged_at=-1, precision="float32", test_loss=6.4)
+    full["held_rate"] = rate
     full.loc[(full["eps"] > 0) | (full["state_dtype"] == "float32"), "rate"] = 1.0
     clipped = full[(full["eps"] == 0) & (full["state_dtype"] == "float64")].assign(variant="protection")
     half = clipped.assign(precision="bfloat16")

@@ -2,9 +2,14 @@
 rule judge:
     input:
         runs=lambda wildcards: [
-            path for name in EXPERIMENTS for path in raw(wildcards.tree, name)
+            path
+            for name in present(wildcards.tree)
+            for path in raw(wildcards.tree, name)
         ],
-        derived=derived(EXPERIMENTS),
+        derived=lambda wildcards: [
+            path.format(tree=wildcards.tree)
+            for path in derived(present(wildcards.tree))
+        ],
         code=code("claims", "measurements", "theory/stability.py"),
     output:
         table=f"results/{{tree}}/{SCALE}/claims.csv",
@@ -17,10 +22,10 @@ rule judge:
         "../../environment.yml"
     params:
         scale=SCALE,
-        some=(
+        some=lambda wildcards: (
             ""
-            if EXPERIMENTS == experiments.EXPERIMENTS
-            else f"--experiments {' '.join(EXPERIMENTS)}"
+            if present(wildcards.tree) == list(experiments.EXPERIMENTS)
+            else f"--experiments {' '.join(present(wildcards.tree))}"
         ),
         shipped=lambda wildcards: (
             f"--shipped results/cached/{SCALE}/claims.csv"
@@ -42,7 +47,9 @@ rule claims:
 rule pages:
     input:
         runs=lambda wildcards: [
-            path for name in EXPERIMENTS for path in raw(wildcards.tree, name)
+            path
+            for name in present(wildcards.tree)
+            for path in raw(wildcards.tree, name)
         ],
         ledger=f"results/{{tree}}/{SCALE}/claims.csv",
         record=f"results/{{tree}}/{SCALE}/claims.json",

@@ -66,15 +66,34 @@ def code(*parts):
     return [str(file.relative_to(ROOT)) for file in files]
 
 
+def manifest():
+    """The names of the shipped files of this scale."""
+    try:
+        return read_manifest(f"results/cached/{SCALE}")
+    except ArtifactError as error:
+        raise WorkflowError(str(error))
+
+
+def present(tree):
+    """The experiments of a tree: those the configuration has, or of them those that are shipped."""
+    if tree == "fresh":
+        return list(EXPERIMENTS)
+    shipped = {name.split("/")[0] for name in manifest()}
+    return [experiment for experiment in EXPERIMENTS if experiment in shipped]
+
+
+def drawn(tree):
+    """The figures that can be drawn from them."""
+    return [
+        name for name, (_, needs) in FIGURES.items() if set(needs) <= set(present(tree))
+    ]
+
+
 def raw(tree, experiment):
     """The raw runs of an experiment: those shipped, or those the configuration asks for."""
     directory = f"results/{tree}/{SCALE}"
     if tree == "cached":
-        try:
-            names = read_manifest(directory)
-        except ArtifactError as error:
-            raise WorkflowError(str(error))
-        shipped = [name for name in names if name.startswith(f"{experiment}/")]
+        shipped = [name for name in manifest() if name.startswith(f"{experiment}/")]
         if not shipped:
             raise WorkflowError(f"no runs of {experiment} are shipped in {directory}")
         return [f"{directory}/{name}" for name in shipped]
