@@ -331,3 +331,30 @@ def test_measured_times_come_from_the_provenance_of_shipped_runs(paper_scale, tm
     (line,) = [x for x in paper_scale.table(shipped=tmp_path).splitlines() if x.startswith("| trajectory")]
     assert line.endswith("| 200 s (NVIDIA H200) | 5.0 min | 2.0 GiB |")
     assert "H200)" not in paper_scale.table(shipped=tmp_path / "nothing")
+
+
+@pytest.fixture
+def gradient(benchmark_script):
+    return benchmark_script("gradient")
+
+
+def test_the_table_of_gradients_is_the_one_that_was_measured(root, gradient, tmp_path):
+    page = (root / "docs" / "paper_scale.md").read_text(encoding="utf-8")
+    assert gradient.page_with(gradient.table(), page, gradient.BEGIN, gradient.END) == page, "gradient.py --table"
+    files = sorted(gradient.RESULTS.glob("gradient_*.csv"))
+    assert files
+    for file in files:
+        assert json.loads(file.with_suffix(".json").read_text())["sha256"] == sha256(file)
+        (tmp_path / file.name).write_text(file.read_text().replace("e-", "e+"))
+        (tmp_path / file.with_suffix(".json").name).write_text(file.with_suffix(".json").read_text())
+    assert gradient.table(tmp_path) != gradient.table()
+
+
+def test_changed_gradients_are_compared_with_the_trainers(gradient, monkeypatch):
+    """A case of the benchmark, really measured: compiled the same to rounding, in bfloat16 to three digits."""
+    monkeypatch.setattr(gradient, "cases", lambda device: [("text", task(device))])
+    rows = pd.DataFrame(gradient.measure(SimpleNamespace(device="cpu", repetitions=2)), columns=gradient.FIELDS)
+    assert rows["contender"].tolist() == 2 * [gradient.PLAIN, gradient.COMPILED, gradient.HALF]
+    differences = rows.drop_duplicates("contender")["difference"].astype(float).tolist()
+    assert differences[0] == 0 <= differences[1] < 1e-4 < differences[2] < 0.1
+    assert (rows["seconds"].astype(float) > 0).all()

@@ -40,7 +40,7 @@ def correlation(some, by="C", loss="loss_end"):
     """Mean over seeds of Spearman's correlation of ``by`` with minus the loss, and its 95 % interval."""
     values = -spearman(some, by, loss)
     values = values[np.isfinite(values)]
-    return over_seeds(values) if len(values) else (np.nan, -np.inf, np.inf)
+    return over_seeds(values, within=(-1, 1)) if len(values) else (np.nan, -np.inf, np.inf)
 
 
 def _tasks(e):
@@ -101,10 +101,10 @@ def _usual_rank(e, task, which):
 def _g2(e):
     if _too_few(e):
         return Outcome("≤ 0.25", "", INCONCLUSIVE, _too_few(e))
-    found = {task: over_seeds(_usual_rank(e, task, "fixed")) for task in _tasks(e)}
+    found = {task: over_seeds(_usual_rank(e, task, "fixed"), within=(0, 1)) for task in _tasks(e)}
 
     def others(task):
-        tuned = over_seeds(_usual_rank(e, task, "tuned"))
+        tuned = over_seeds(_usual_rank(e, task, "tuned"), within=(0, 1))
         one = view(e.table, task, "normal").groupby("point").agg(C=("C", "first"), loss=("loss_end", "mean"))
         usual = view(e.table, task, "usual").query("point == 0")["loss_end"].mean()
         return (
