@@ -208,8 +208,25 @@ def test_a_missing_shipped_run_is_loud(clone, tmp_path):
         assert "MissingInputException" in output and "results/cached/smoke/growth/shard-2-of-2.parquet" in output
 
 
-def test_a_scale_without_shipped_runs_says_which_have_some(clone):
-    output = snakemake(clone, "-n", "cached", "--config", "scale=paper", status=1)
+def test_of_a_scale_what_is_shipped_is_drawn_and_judged(clone, tmp_path):
+    """Some experiments may be shipped before the others: nothing of the rest is planned, and asking for it is an error."""
+    copy = shutil.copytree(clone, tmp_path / "artifact", symlinks=True)
+    manifest = copy / "results/cached/smoke/SHA256SUMS"
+    lines = manifest.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if re.search(r"  (quadratic|tightness)/|config.yaml", line)]
+    manifest.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    jobs = planned(snakemake(copy, "-n", "-F", "cached", "--config", "scale=smoke"))
+    derived = {f"{stage}_{name}" for stage in ("predict", "measure") for name in ("quadratic", "tightness")}
+    assert set(jobs) == {"cached", "judge", "draw_fig6", *derived}
+    for target in ("cached_fig2", "cached_fig7"):  # the latter shows growth, too
+        output = snakemake(copy, "-n", target, "--config", "scale=smoke", status=1)
+        assert "no runs of growth are shipped" in output
+
+
+def test_a_scale_without_shipped_runs_says_which_have_some(clone, tmp_path):
+    here = fresh_clone(clone, tmp_path)
+    shutil.rmtree(here / "results/cached/paper")
+    output = snakemake(here, "-n", "cached", "--config", "scale=paper", status=1)
     assert "no shipped results in results/cached/paper (scales with shipped results:" in output
 
 
