@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from step_time import RESULTS, ROOT, _ratio, processor
+from step_time import RESULTS, ROOT, _ratio, processor, renew
 from throughput import page_with
 
 PAGE = ROOT / "docs" / "paper_scale.md"
@@ -230,13 +230,7 @@ def main():
         parser.error("a spread needs at least 2 repetitions")
     if not (args.table or args.check):
         run(args)
-    page = PAGE.read_text(encoding="utf-8")
-    renewed = page_with(table(), page, BEGIN, END)
-    if args.check:
-        if renewed != page:
-            sys.exit(f"the table in {PAGE.relative_to(ROOT)} is stale: run python benchmarks/gradient.py --table")
-    else:
-        PAGE.write_text(renewed, encoding="utf-8")
+    renew(PAGE, lambda page: page_with(table(), page, BEGIN, END), Path(__file__).name, args.check)
 
 
 if __name__ == "__main__":

@@ -242,6 +242,16 @@ def page_with(text, page):
     return f"{head}{BEGIN}\n\n{text}\n{END}{tail}"
 
 
+def renew(path, change, script, check):
+    """Put the page with its table into place; if only to ``check``, leave with 1 where that would change it."""
+    page = path.read_text(encoding="utf-8")
+    renewed = change(page)
+    if not check:
+        path.write_text(renewed, encoding="utf-8")
+    elif renewed != page:
+        sys.exit(f"the table in {path.relative_to(ROOT)} is stale: run python benchmarks/{script} --table")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true", help="only renew the table in docs/kadam.md")
@@ -256,13 +266,7 @@ def main():
         parser.error("a spread needs at least 2 repetitions")
     if not (args.table or args.check):
         run(args)
-    page = PAGE.read_text()
-    renewed = page_with(table(), page)
-    if args.check:
-        if renewed != page:
-            sys.exit(f"the table in {PAGE.relative_to(ROOT)} is stale: run python benchmarks/step_time.py --table")
-    else:
-        PAGE.write_text(renewed)
+    renew(PAGE, lambda page: page_with(table(), page), Path(__file__).name, args.check)
 
 
 if __name__ == "__main__":

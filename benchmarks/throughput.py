@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from step_time import RESULTS, ROOT, _ratio, processor
+from step_time import RESULTS, ROOT, _ratio, processor, renew
 
 PAGE = ROOT / "docs" / "ensemble.md"
 BEGIN, END = "<!-- table of benchmarks/throughput.py -->", "<!-- end of table -->"
@@ -258,13 +258,7 @@ def main():
         parser.error("a spread needs at least 2 repetitions")
     if not (args.table or args.check):
         run(args)
-    page = PAGE.read_text()
-    renewed = page_with(table(), page)
-    if args.check:
-        if renewed != page:
-            sys.exit(f"the table in {PAGE.relative_to(ROOT)} is stale: run python benchmarks/throughput.py --table")
-    else:
-        PAGE.write_text(renewed)
+    renew(PAGE, lambda page: page_with(table(), page), Path(__file__).name, args.check)
 
 
 if __name__ == "__main__":
