@@ -127,15 +127,15 @@ def test_an_infinite_update_inside_the_region_contradicts_s1():
     assert judge("S1", table, runs.assign(update_max=np.where(runs["run"] == 0, np.inf, 0.5))).verdict == CONTRADICTED
 
 
-@pytest.mark.parametrize("grid", ["7", "30"])
-def test_s9_judges_every_run_whatever_the_grid(tmp_path, grid):
+def test_s9_judges_every_run_whatever_the_grid(tmp_path):
     """Pairs such as (1/7, 2/7) have more digits than a derived table keeps."""
+    grid = 7
     words = ["--scale", "smoke", "--device", "cpu", "--out", str(tmp_path), "--set", f"quadratic.grid={grid}"]
     assert cli.main(["run", "quadratic", *words, "--set", "quadratic.steps=20"]) == 0
     assert cli.main(["predict", "quadratic", str(tmp_path)]) == cli.main(["measure", "quadratic", str(tmp_path)]) == 0
     (claim,) = (c for c in claims.CLAIMS if c.id == "S9")
     outcome = claim.judge(Evidence(tmp_path, "quadratic"))
-    assert outcome.verdict == REPRODUCED and outcome.value == f"0 of {7 * int(grid) ** 2:,}"
+    assert outcome.verdict == REPRODUCED and outcome.value == f"0 of {7 * grid**2:,}"
 
 
 def early_end(table):

@@ -14,8 +14,6 @@ Its predictions, measurements and figures are the modules of the same name in `c
 
 import importlib
 
-import pandas as pd
-
 #: Every experiment, in the order of the paper, and what besides its own module determines its runs: paths in the package.
 #: An edit there retrains the fresh tree.
 EXPERIMENTS = {
@@ -49,6 +47,8 @@ def with_columns(table, numbers, texts=()):
 
     Without them shards that were dealt different kinds of runs could not be laid one under the other.
     """
+    import pandas as pd  # here, because what only asks for the experiments' names must work without it
+
     lacking = {
         name: pd.Series(index=table.index, dtype="str" if name in texts else float)
         for name in numbers
