@@ -160,6 +160,7 @@ def test_rules_know_all_code_that_determines_a_run(root):
     code = """
 import importlib, json, os, sys
 import pandas, scipy.optimize, torch, torch.func, torchdiffeq
+torch.compiler.disable(print)  # loads the compiler, as the optimizer will
 for name in sys.argv[1:]:
     if os.fork() == 0:
         importlib.import_module(f"ctadam.experiments.{name}")
