@@ -52,6 +52,7 @@ def test_the_page_names_every_stage(changed):
     assert stages == {"experiments", "predictions", "measurements", "claims", "figures"} and len(touched) == 12
 
 
+@pytest.mark.slow  # .ci/run calls it by itself
 def test_the_example_runs_and_its_claim_is_judged(changed):
     directory, _ = changed
     words = ["--cores", "1", "fig10", "--config", "scale=smoke"]

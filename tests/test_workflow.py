@@ -268,6 +268,7 @@ def test_a_run_that_is_missing_is_made_again(clone):
         os.utime(shard, ns=(kept[1].st_atime_ns, kept[1].st_mtime_ns))
 
 
+@pytest.mark.slow  # .ci/run calls it by itself
 def test_a_run_that_is_there_is_really_made_again_with_a_changed_parameter(clone, tmp_path):
     """Through the rules: the user's change reaches the command, quoted, and the provenance of the run has it; forced, it is
     made again to the same bytes."""
