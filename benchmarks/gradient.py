@@ -43,16 +43,11 @@ def cases(device):
 
     paper = config.resolve("paper")
 
-    def words(name, parameters, batch):
-        tokens = parameters.get("tokens", "words")
-        size = parameters["model"]
-        corpus = load_corpus(parameters["text"], tokenization=tokens, test_fraction=0.1, context=size["context"])
-        weights = language(corpus, **size, batch=batch, test_batches=1, test_every=10**6, device=device)
-        return f"{name}: transformer", weights
-
-    yield words("growth", paper["growth"], paper["growth"]["batch"])
-    text = paper["generalization"]["text"]
-    yield words("generalization", text, text["batch"])
+    for name, parameters in (("growth", paper["growth"]), ("generalization", paper["generalization"]["text"])):
+        size, batch = parameters["model"], parameters["batch"]
+        corpus = load_corpus(parameters["text"], tokenization="words", test_fraction=0.1, context=size["context"])
+        task = language(corpus, **size, batch=batch, test_batches=1, test_every=10**6, device=device)
+        yield f"{name}: transformer", task
 
     generator = torch.Generator().manual_seed(0)
     settings = paper["generalization"]["images"]

@@ -156,3 +156,6 @@ def test_interval_over_seeds_covers_the_mean():
     inside = [low < 1 < high for _, low, high in (over_seeds(rng.normal(1, 2, 5)) for _ in range(400))]
     assert 0.92 < np.mean(inside) < 0.98
     assert over_seeds([2.0]) == (2.0, -np.inf, np.inf)
+    # What cannot be larger than 1 is not said to be.
+    mean, low, high = over_seeds([0.9, 0.99, 1.0])
+    assert high > 1 and over_seeds([0.9, 0.99, 1.0], within=(-1, 1)) == (mean, low, 1)

@@ -96,11 +96,8 @@ def most(values):
     return float("inf") if np.isnan(values).any() else float(values.max())
 
 
-def bootstrap(function, *columns, vectorized=False):
-    """95 % BCa interval of a statistic over runs, from 9,999 resamples with a fixed seed.
-
-    ``vectorized``: the function takes an ``axis``, as `numpy.mean`; the same interval, sooner.
-    """
+def bootstrap(function, *columns):
+    """95 % BCa interval of a statistic over runs, from 9,999 resamples with a fixed seed."""
     columns = tuple(np.asarray(c, dtype=np.float64) for c in columns)
     value = float(function(*columns)) if len(columns[0]) else np.nan
     # One value has no spread, and what is not finite for all runs is not made so by leaving some out.
@@ -109,7 +106,7 @@ def bootstrap(function, *columns, vectorized=False):
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(
-            columns, function, paired=True, vectorized=vectorized, n_resamples=9999, rng=np.random.default_rng(0)
+            columns, function, paired=True, vectorized=False, n_resamples=9999, rng=np.random.default_rng(0)
         )
     low, high = found.confidence_interval
     if not (np.isfinite(low) and np.isfinite(high)):
