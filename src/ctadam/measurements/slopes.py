@@ -3,6 +3,10 @@
 import numpy as np
 from scipy import stats
 
+#: Residuals smaller than this are rounding: in a run whose update grows by the same factor at every step they are about
+#: 1e-15, and their signs are those of the processor's logarithm. In all other runs shipped they exceed it many times.
+ROUNDING = 1e-8
+
 
 def slope(x, y):
     """Least-squares slope of y on x with a standard error for correlated residuals.
@@ -11,6 +15,8 @@ def slope(x, y):
     count as n·(1−r)/(1+r), r the residuals' lag-one correlation, both in the error and in the degrees of freedom (the
     effective sample size of Santer et al. 2000, doi:10.1029/1999JD901105); never as fewer than 3. In simulations with
     r up to 0.98 its 95 % intervals cover the truth in about 90 % and more, where Newey-West errors cover 78 % and less.
+    Independent rounding errors of size `ROUNDING` are added to the residuals' variance, so that neither r nor the error
+    depends on how a processor rounds.
 
     Args:
         x, y: sequences of equal length n; points that are not finite are left out.
@@ -27,12 +33,11 @@ def slope(x, y):
         return {"slope": np.nan, "se": np.nan, "df": 0.0, "r_squared": np.nan}
     fit = stats.linregress(x, y)
     residuals = y - fit.intercept - fit.slope * x
-    total = float((residuals**2).sum())
-    r = float((residuals[1:] * residuals[:-1]).sum()) / total if total > 0 else 0.0
-    df = max(3.0, n * (1 - r) / (1 + r)) - 2 if r > 0 else n - 2.0
-    se = np.sqrt(total / df / ((x - x.mean()) ** 2).sum())
-    # A standard error below 1e-12 is rounding, and not the same on every processor.
-    return {"slope": fit.slope, "se": round(se, 12), "df": round(df, 6), "r_squared": fit.rvalue**2}
+    total = float((residuals**2).sum()) + n * ROUNDING**2
+    r = max(0.0, float((residuals[1:] * residuals[:-1]).sum()) / total)
+    df = max(3.0, n * (1 - r) / (1 + r)) - 2
+    se = float(np.sqrt(total / df / ((x - x.mean()) ** 2).sum()))
+    return {"slope": fit.slope, "se": se, "df": df, "r_squared": fit.rvalue**2}
 
 
 def half_width(se, df, level=0.95):
