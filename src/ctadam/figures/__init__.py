@@ -22,6 +22,8 @@ FIGURES = {
     "fig9": ("fig9_baselines", ("baselines",)),
 }
 FORMATS = ("pdf", "png")
+#: Two pictures are the same if no more than this share of their pixels differs by more than so many of 255 levels.
+PIXELS, LEVELS = 1e-4, 16
 
 
 def paths(figure, out):
@@ -61,9 +63,27 @@ def draw(figure, results, out):
     module = importlib.import_module(f"ctadam.figures.{FIGURES[figure][0]}")
     with style.context():
         picture = module.draw(results)
+        style.freeze_layout(picture)
         for path in paths(figure, out):
             # No dates and no software version: the bytes depend on the data alone.
             metadata = {"CreationDate": None, "Producer": None} if path.suffix == ".pdf" else {"Software": None}
             write_atomically(path, lambda p: picture.savefig(p, metadata=metadata))  # noqa: B023
         style.close(picture)
     return paths(figure, out)
+
+
+def difference(first, second):
+    """Compare two PNG files.
+
+    Returns:
+        ``(share, largest)``: the share of pixels that differ by more than `LEVELS`, and by how many levels at most; 1 and 255
+        for pictures of different sizes.
+    """
+    import matplotlib.image
+    import numpy as np
+
+    first, second = (np.rint(255 * matplotlib.image.imread(path)[..., :3]) for path in (first, second))
+    if first.shape != second.shape:
+        return 1.0, 255
+    off = np.abs(first - second).max(axis=-1)
+    return float((off > LEVELS).mean()), int(off.max())

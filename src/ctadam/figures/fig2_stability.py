@@ -8,6 +8,7 @@ from matplotlib.cm import ScalarMappable
 from ctadam.figures import style
 from ctadam.measurements.slopes import half_width
 from ctadam.store import read_csv, read_runs
+from ctadam.tables import sort_rows
 from ctadam.theory import stability
 
 #: Pairs people use, as (β, γ), and where their labels go: offset in points and side.
@@ -27,7 +28,8 @@ def draw(results):
     table = measured.merge(
         read_csv(results, "growth", "predictions")[["run", "C", "rate_paper", "rate_exact"]], on="run"
     )
-    coefficient = table.set_index("run")["C"]
+    # Those near the boundary are drawn last, where they are not hidden.
+    coefficient = sort_rows(table, ["C", "run"], ascending=[False, True]).set_index("run")["C"]
     colors, norm = style.coefficient_scale(min(table["C"].min(), -0.05), max(table["C"].max(), 0.25))
 
     figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 5.4), layout="constrained")
@@ -69,8 +71,8 @@ def _region(ax, table, colors, norm):
 
 
 def _series(ax, runs, coefficient, colors, norm, column):
-    """One line a run, coloured by C; those near the boundary drawn last, where they are not hidden."""
-    for run in coefficient.sort_values(ascending=False).index:
+    """One line for each run, in the order given and coloured by C."""
+    for run in coefficient.index:
         steps = runs[runs["run"] == run]
         ax.plot(steps["step"], steps[column], lw=0.6, color=colors(norm(coefficient[run])))
     ax.set_yscale("log")
@@ -79,7 +81,7 @@ def _series(ax, runs, coefficient, colors, norm, column):
 
 def _rates(ax, table):
     """The measured rate against C, with both laws over it."""
-    table = table.sort_values("C")
+    table = sort_rows(table, ["C", "run"])
     ax.errorbar(
         table["C"], table["rate"], half_width(table["rate_se"], table["rate_df"]), fmt="o", ms=3, mfc="none", lw=0.8, mew=0.8,
         color=style.COLORS["measured"], label="measured, 95 % interval", zorder=2,

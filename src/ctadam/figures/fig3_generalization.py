@@ -9,6 +9,7 @@ from scipy import stats
 from ctadam.claims.generalization import correlation, view
 from ctadam.figures import style
 from ctadam.store import read_csv
+from ctadam.tables import sort_rows
 
 TASKS = {"text": "text", "images": "images"}
 _COLORS = sns.color_palette("colorblind").as_hex()
@@ -47,7 +48,8 @@ def _legend(figure, table):
         Line2D([], [], color=color, marker=marker, mfc="w", lw=0.8, label=names[which])
         for which, (color, marker) in VIEWS.items()
     ]
-    usual = table[table["curve"] == "usual"].drop_duplicates("point").sort_values("point")
+    usual = table[table["curve"] == "usual"].drop_duplicates("point")
+    usual = sort_rows(usual, ["point"])
     handles += [
         Line2D(
             [], [], ls="", marker=marker, ms=6, color="w", mec="k", mew=0.7, label=f"({pair.beta2:g}, {pair.beta1:g})"

@@ -8,6 +8,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from ctadam.figures import style
 from ctadam.store import read_csv, read_runs
+from ctadam.tables import sort_rows
 
 _SETS = sns.color_palette("colorblind").as_hex()
 #: The laws in the order of the legend: name, colour, line, marker.
@@ -79,9 +80,10 @@ def _along(ax, runs, laws):
     """‖W‖² of one weight with the laws' versions of it: minibatch, no decay, the largest learning rate, first seed."""
     gamma = _usual(laws)
     some = laws[(laws["model"] == "transformer") & (laws["batching"] == "minibatch") & (laws["beta1"] == gamma)]
-    chosen = some.sort_values(["weight_decay", "lr", "seed"], ascending=[True, False, True]).iloc[0]
+    chosen = sort_rows(some, ["weight_decay", "lr", "seed"], ascending=[True, False, True]).iloc[0]
     records = runs[(runs["run"] == chosen["run"]) & (runs["record"] == "norm")]
-    records = records[records["weight"] == records["weight"].iloc[0]].sort_values("step")
+    queries = next(weight for weight in records["weight"] if weight.endswith("queries"))
+    records = records[records["weight"] == queries]
     every = max(1, len(records) // 12)
     ax.plot(records["step"], records["norm_sq"], color="0.75", lw=4, solid_capstyle="butt", zorder=1)
     for law, (_, color, line, marker) in LAWS.items():

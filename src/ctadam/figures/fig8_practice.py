@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from ctadam.figures import style
 from ctadam.measurements.slopes import half_width
 from ctadam.store import read_csv, read_runs
+from ctadam.tables import sort_rows
 from ctadam.theory import stability
 
 _COLORS = sns.color_palette("colorblind").as_hex()
@@ -102,12 +103,12 @@ def _tokens(ax, results):
     low = table.loc[table["variant"] == "characters", "C"].max()
     table = table[table["variant"].isin(["curve", "characters"]) & (table["C"] <= low + 0.02)]
     for tokens, (color, marker) in TOKENS.items():
-        some = table[table["tokens"] == tokens].sort_values("C")
+        some = table[table["tokens"] == tokens]
         ax.errorbar(
             some["C"], some["rate"], half_width(some["rate_se"], some["rate_df"]), fmt=marker, ms=4, mfc="w", mew=0.9,
             lw=0.8, color=color, label=tokens,
         )  # fmt: skip
-    exact = table.drop_duplicates("C").sort_values("C")
+    exact = sort_rows(table.drop_duplicates("C"), ["C"])
     ax.plot(
         exact["C"], exact["rate_exact"], style.LINES["exact"], color=style.COLORS["exact"], zorder=3, label=r"exact law"
     )
@@ -187,7 +188,7 @@ def _long(ax, runs, table):
     limits = np.log10([0.1, 30 * table["peak"].max()])
     length = table["steps"].max()
     ends = []
-    for run in table[table["seed"] == table["seed"].iloc[0]].sort_values("C", ascending=False).itertuples():
+    for run in sort_rows(table[table["seed"] == table["seed"].iloc[0]], ["C"], ascending=False).itertuples():
         steps = runs[(runs["run"] == run.run) & np.isfinite(runs["update_max"])]
         color = colors(norm(run.C))
         ax.plot(steps["step"], steps["update_max"], lw=0.8, color=color)
@@ -234,7 +235,9 @@ def _protection(ax, table, bare):
     """Largest update under every setting, and the test loss at the end beside it."""
     table = table.assign(setting=[setting(run, bare) for run in table.itertuples()])
     groups = table.groupby("setting").agg(peak=("peak", lambda x: np.log(x).mean()), loss=("test_loss", "mean"))
-    groups = groups.sort_values("peak", ascending=False)
+    # Some settings have the same peaks, whose logarithms differ in a last digit.
+    groups = sort_rows(groups.reset_index().round({"peak": 9}), ["peak", "setting"], ascending=[False, True])
+    groups = groups.set_index("setting")
     for y, (name, group) in enumerate(groups.iterrows()):
         peaks = table.loc[table["setting"] == name, "peak"]
         ax.plot(peaks, [y] * len(peaks), "o", ms=3.5, mfc="w", mew=0.9, color=_COLORS[0])

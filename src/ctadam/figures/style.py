@@ -71,6 +71,24 @@ def context():
         yield
 
 
+def freeze_layout(figure):
+    """Lay the figure out once, for all formats, and round where its panels lie to a millionth of its size.
+
+    kiwisolver, which solves matplotlib's constrained layout, adds up its terms in the order of their addresses in memory.
+    Panels therefore move by a last bit from one process to the next, and the shade of a pixel with them.
+    """
+    figure.set_dpi(mpl.rcParams["savefig.dpi"])
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    subfigures = list(figure.subfigs)
+    while subfigures:
+        subfigure = subfigures.pop()
+        subfigure.bbox_relative.set_points(subfigure.bbox_relative.get_points().round(6))
+        subfigures += subfigure.subfigs
+    for ax in figure.axes:
+        ax.set_position(np.round(ax.get_position(original=True).bounds, 6))
+
+
 def close(figure):
     """Free a figure."""
     import matplotlib.pyplot as plt
