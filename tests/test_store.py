@@ -7,11 +7,11 @@ import shutil
 import pandas as pd
 import pytest
 
-from ctadam import cli, config
+from ctadam import claims, cli, config, derive, figures
 from ctadam.errors import ArtifactError
-from ctadam.promote import CONFIG, promote, shipped_experiments
+from ctadam.promote import CONFIG, promote, renew, shipped_experiments
 from ctadam.provenance import is_complete, read_provenance, sha256, write_atomically, write_derived, write_table
-from ctadam.store import MANIFEST, read_csv, read_manifest, read_runs
+from ctadam.store import MANIFEST, read_csv, read_manifest, read_runs, runs_directory
 
 SHARD = "growth/shard-1-of-2.parquet"
 
@@ -104,10 +104,10 @@ def test_same_table_same_bytes(tmp_path):
 @pytest.fixture
 def tree(results, tmp_path):
     """A results directory with complete fresh runs and nothing shipped."""
-    fresh = tmp_path / "tree/fresh"
+    fresh = tmp_path / "checkout/results/fresh"
     fresh.mkdir(parents=True)
     results.rename(fresh / "smoke")
-    return tmp_path / "tree"
+    return fresh.parent
 
 
 def test_promote_copies_complete_runs_and_lists_them(tree):
@@ -141,7 +141,7 @@ def test_promote_replaces_shards_of_another_division_and_what_was_derived(tree):
     """Shipped in two shards, then run in three."""
     promote("smoke", results=tree)
     shipped = tree / "cached/smoke"
-    assert cli.main(["predict", "growth", str(shipped)]) == 0
+    derive.write(shipped, "growth", "predictions")
     shutil.rmtree(tree / "fresh/smoke/growth")
     words = [
         "run",
@@ -164,6 +164,76 @@ def test_promote_replaces_shards_of_another_division_and_what_was_derived(tree):
     } - {MANIFEST}
     assert config.read_yaml(shipped / CONFIG)["growth"]["shards"] == 3
     assert read_runs(shipped, "growth")["step"].max() == 19
+
+
+def test_what_is_shipped_is_complete_after_promotion(tree):
+    """Tables, figures and ledger are made from the promoted runs, and from those that were shipped before."""
+    pictures = tree.parent / "paper_figures"
+
+    def ship(*experiments):
+        promote("smoke", results=tree, experiments=experiments)
+        written = renew("smoke", results=tree, figures=pictures, experiments=experiments)
+        drawn = {path.name for path in written if path.suffix == ".png"}
+        return drawn, set(claims.read_ledger(claims.ledger_path(tree / "cached/smoke"))["figure"])
+
+    assert ship("quadratic", "stages") == ({"fig5_stages.png", "fig6_quadratic.png"}, {"fig5", "fig6"})
+    assert ship("tightness") == (set(), {"fig5", "fig6", "fig7"})  # figure 7 shows growth, too
+    claims.check_ledger(tree / "cached/smoke")
+    assert figures.paths("fig6", pictures / "cached/smoke")[0].exists()
+    read_csv(tree / "cached/smoke", "tightness", "measurements")
+
+
+def test_a_redrawn_tree_is_made_from_the_shipped_runs(tree, monkeypatch, root):
+    promote("smoke", results=tree, experiments=["growth"])
+    redrawn = tree / "redrawn/smoke"
+    assert runs_directory(redrawn) == tree / "cached/smoke"
+    assert cli.main(["predict", "growth", str(redrawn)]) == 0
+    assert [path.name for path in sorted(redrawn.rglob("*.*"))] == ["predictions.csv", "predictions.json"]
+    pd.testing.assert_frame_equal(
+        read_csv(redrawn, "growth", "predictions"), read_csv(tree / "fresh/smoke", "growth", "predictions")
+    )
+    # Outside a checkout it is the shipped runs of the checkout that the package lies in.
+    monkeypatch.chdir(tree.parents[1])
+    assert runs_directory(tree.parents[1] / "results/redrawn/laptop") == root / "results/cached/laptop"
+    assert runs_directory(tree / "fresh/smoke") == tree / "fresh/smoke"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "quadratic", "--scale", "smoke", "--out", "{tree}/results/cached/smoke"],
+        ["predict", "growth", "{tree}/results/cached/smoke"],
+        ["measure", "growth", "{tree}/results/cached/smoke"],
+        ["judge", "{tree}/results/cached/smoke"],
+        ["pages", "{tree}/results/cached/smoke"],
+        ["draw", "fig2", "{tree}/results/cached/smoke", "--out", "{tree}/paper_figures/cached/smoke"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_only_promote_writes_to_a_shipped_tree(shipped, words, capsys):
+    before = {path: path.stat().st_mtime_ns for path in shipped.rglob("*")}
+    assert cli.main([word.format(tree=shipped.parents[2]) for word in words]) == 1
+    assert "only `ctadam promote` writes there" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in shipped.rglob("*")} == before
+
+
+def test_a_directory_above_called_cached_is_not_a_shipped_tree(results, tmp_path):
+    moved = tmp_path / "cached/artifact/results/fresh/smoke"
+    moved.parent.mkdir(parents=True)
+    results.rename(moved)
+    truncate(moved / SHARD)
+    with pytest.raises(ArtifactError, match="run it again"):
+        read_runs(moved, "growth")
+    assert cli.main(["predict", "quadratic", str(moved)]) == 0
+
+
+def test_runs_that_two_shards_hold_are_an_error(results):
+    record = read_provenance(results / SHARD)
+    second = results / "growth/shard-2-of-2.parquet"
+    write_table(pd.read_parquet(results / SHARD), second, {k: v for k, v in record.items() if k != "sha256"} | {"file": second.name})
+    for columns in (None, ["run", "lr"], ["lr"]):
+        with pytest.raises(ArtifactError, match="runs of growth .* overlap: two rows share run = "):
+            read_runs(results, "growth", columns)
 
 
 def test_the_shipped_tree_carries_its_own_configuration(tree):

@@ -28,4 +28,6 @@ def test_no_other_sort_of_rows_is_in_the_package(root):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 name, words = node.func.attr, {word.arg: getattr(word.value, "value", None) for word in node.keywords}
                 if name in ("sort_values", "sort_index", "argsort", "nlargest", "nsmallest"):
-                    assert path.name == "tables.py" or words.get("kind") == "stable", f"{path.name}:{node.lineno}: {name}"
+                    assert path.name == "tables.py" or words.get("kind") == "stable", (
+                        f"{path.name}:{node.lineno}: {name}"
+                    )

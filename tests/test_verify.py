@@ -9,7 +9,7 @@ import pytest
 
 from ctadam import claims, cli, config, experiments, verify
 from ctadam.experiments import EXPERIMENTS
-from ctadam.promote import promote
+from ctadam.promote import promote, renew
 from ctadam.store import DERIVED, without_lists
 
 
@@ -24,11 +24,11 @@ def test_runs_made_again_are_the_shipped_ones(shipped, experiment):
 
 def test_a_scale_of_one_experiment_has_a_ledger_of_its_own(smoke, tmp_path):
     """As `cifar_subset` has: derived, judged and verified by what lies there alone."""
-    shutil.copytree(smoke / "stages", tmp_path / "fresh" / "smoke" / "stages")
-    promote("smoke", results=tmp_path, experiments=["stages"])
-    shipped = tmp_path / "cached" / "smoke"
-    for words in (["predict", "stages"], ["measure", "stages"], ["judge"]):
-        assert cli.main([*words, str(shipped), *["--experiments", "stages"] * (words == ["judge"])]) == 0
+    results = tmp_path / "results"
+    shutil.copytree(smoke / "stages", results / "fresh/smoke/stages")
+    promote("smoke", results=results, experiments=["stages"])
+    renew("smoke", results=results, figures=tmp_path / "paper_figures")
+    shipped = results / "cached/smoke"
     assert list(claims.read_ledger(claims.ledger_path(shipped))["id"]) == ["K1", "K2"]
     checks = verify.verify(shipped, device="cpu")
     assert [check.what for check in checks][-1] == "verdicts"

@@ -74,7 +74,7 @@ def _run(args):
     from ctadam.experiments import load
     from ctadam.progress import Progress
     from ctadam.provenance import code_digest, environment, is_complete, make_room, now, read_provenance, write_table
-    from ctadam.store import shard_path
+    from ctadam.store import refuse_shipped, shard_path
 
     resolved = config.resolve(args.scale, config.parse_assignments(args.set))
     if args.experiment not in resolved:
@@ -88,6 +88,7 @@ def _run(args):
     points = experiment.points(parameters)
     todo, shards = ([args.shard[0]], args.shard[1]) if args.shard else (None, parameters["shards"])
     out = Path(args.out or f"results/fresh/{args.scale}") / args.experiment
+    refuse_shipped(out.parent)
     # Said now: files may be edited, and committed, while this runs.
     code, made_in = code_digest(), environment()
     for shard in todo or range(1, shards + 1):
@@ -165,14 +166,11 @@ def _device(args, resolved):
 def _derive(args, name):
     """Write one derived table of an experiment."""
     from ctadam import derive
-    from ctadam.provenance import write_derived
-    from ctadam.store import sources
+    from ctadam.store import refuse_shipped
 
-    path = Path(args.results) / args.experiment / f"{name}.csv"
+    refuse_shipped(args.results)
     with _columns(args.results):
-        table = derive.table(args.results, args.experiment, name)
-    write_derived(table, path, sources(args.results, args.experiment))
-    log.info("%s: %d rows", path, len(table))
+        log.info("%s: %d rows", *derive.write(args.results, args.experiment, name))
 
 
 @contextlib.contextmanager
@@ -199,7 +197,9 @@ def _measure(args):
 
 def _draw(args):
     from ctadam.figures import draw
+    from ctadam.store import refuse_shipped
 
+    refuse_shipped(args.out)
     with _columns(args.results):
         paths = draw(args.figure, args.results, args.out)
     for path in paths:
@@ -208,28 +208,43 @@ def _draw(args):
 
 def _judge(args):
     from ctadam import claims
+    from ctadam.store import refuse_shipped
 
+    refuse_shipped(args.results)
     with _columns(args.results):
-        ledger = claims.judge(args.results, args.experiments)
+        ledger = claims.judge(args.results, args.experiments, args.figure)
     if args.shipped:
         # A damaged file of ours is no reason to end your run without its verdicts.
         try:
             ledger = claims.beside(ledger, args.shipped)
         except ArtifactError as error:
             log.warning("ctadam: without the shipped values, because %s", error)
-    path = claims.write(ledger, args.results)
+    path = claims.write(ledger, args.results, args.figure)
     print(claims.as_text(ledger))
     log.info("%s: %d claims", path, len(ledger))
 
 
 def _promote(args):
     from ctadam import config
-    from ctadam.promote import promote
+    from ctadam.promote import promote, renew
 
-    experiments = args.experiments or _experiments(config.resolve(args.scale))
-    for path in promote(args.scale, experiments=experiments, force=args.force):
+    experiments = args.experiments or (None if args.derived else _experiments(config.resolve(args.scale)))
+    written = [] if args.derived else promote(args.scale, experiments=experiments, force=args.force)
+    with _columns(f"results/cached/{args.scale}"):
+        written += renew(args.scale, experiments=experiments)
+    for path in written:
         log.info("%s", path)
-    log.info("now redraw and judge them: snakemake --cores 1 cached --config scale=%s", args.scale)
+
+
+def _compare(args):
+    from ctadam import verify
+
+    differences = 0
+    for check in verify.compare_redrawn(args.scale, figure=args.figure):
+        print(f"{check.outcome:<10}  {check.what}" + (f": {check.note}" if check.note else ""))
+        differences += check.outcome == verify.DIFFERS
+    if differences:
+        raise ArtifactError(f"{differences} of these differ from what is shipped")
 
 
 def _results(args):
@@ -280,7 +295,9 @@ def _readme(args):
 
 def _pages(args):
     from ctadam import pages
+    from ctadam.store import refuse_shipped
 
+    refuse_shipped(args.results)
     for path in pages.write_report_pages(args.results):
         log.info("%s", path)
 
@@ -351,7 +368,7 @@ def _parser():
     ):
         sub = command(name, function, text)
         sub.add_argument("experiment", choices=EXPERIMENTS)
-        sub.add_argument("results", metavar="RESULTS", help="results of one scale, such as results/cached/laptop")
+        sub.add_argument("results", metavar="RESULTS", help="results of one scale, such as results/fresh/laptop")
 
     sub = command("draw", _draw, "Draw one figure as PDF and PNG.")
     sub.add_argument("figure", choices=FIGURES)
@@ -367,7 +384,14 @@ def _parser():
         metavar="EXPERIMENT",
         help="only the claims of these; default: all",
     )
+    sub.add_argument("--figure", choices=FIGURES, help="only the claims that this figure shows")
     sub.add_argument("--shipped", metavar="CSV", help="a ledger whose values are shown beside these")
+
+    sub = command("compare", _compare, "Compare tables, figures and ledger in results/redrawn with what is shipped.")
+    sub.add_argument("scale", choices=SCALES)
+    sub.add_argument(
+        "--figure", choices=FIGURES, help="only this figure, its tables and its claims; default: everything"
+    )
 
     sub = command("results", _results, "What is shipped: every experiment's runs, or one's provenance and summary.")
     sub.add_argument("which", nargs="?", metavar="SCALE/EXPERIMENT", help="such as laptop/growth; default: list all")
@@ -382,10 +406,15 @@ def _parser():
     sub = command("pages", _pages, "Write the ledger and the provenance of results as HTML, for the report.")
     sub.add_argument("results", metavar="RESULTS")
 
-    sub = command("promote", _promote, "Copy complete fresh results of a scale to results/cached.")
+    sub = command(
+        "promote", _promote, "Ship complete fresh runs of a scale, with tables, figures and ledger made from them."
+    )
     sub.add_argument("scale", choices=SCALES)
     sub.add_argument("experiments", nargs="*", choices=[[], *EXPERIMENTS], metavar="EXPERIMENT", help="default: all")
     sub.add_argument("--force", action="store_true", help="replace what is there")
+    sub.add_argument(
+        "--derived", action="store_true", help="ship no runs: make tables, figures and ledger of the shipped ones again"
+    )
     return parser
 
 

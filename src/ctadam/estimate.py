@@ -159,7 +159,7 @@ def host_per_report(intervals, parts):
         intervals: seconds between reports.
         parts: how many there are, of the same length.
     """
-    between = np.sort(np.argsort(intervals)[len(intervals) - (parts - 1) :])
+    between = np.sort(np.argsort(intervals, kind="stable")[len(intervals) - (parts - 1) :])
     found = np.split(intervals, np.union1d(between, between + 1))
     return np.mean([np.median(part) for part in found if len(part) > 1])
 

@@ -76,10 +76,10 @@ def figure_table(root, scale="laptop"):
         cpu, gpu, disk = _times(own, needs)
         lines.append(
             f"| `{figure}` | {caption_title(root, figure)} | {_verdicts(ledger[ledger['figure'] == figure])} "
-            f"| `snakemake --cores all {figure}` | {cpu} | {gpu} | {disk} |"
+            f"| `snakemake {figure}` | {cpu} | {gpu} | {disk} |"
         )
     rest = ledger[ledger["figure"] == ""]
-    lines.append(f"| – | claims without a figure | {_verdicts(rest)} | `snakemake --cores all claims` | | | |")
+    lines.append(f"| – | claims without a figure | {_verdicts(rest)} | `snakemake claims` | | | |")
     counts = ledger["verdict"].value_counts()
     total = ", ".join(f"{counts.get(v, 0)} {v}" for v in (REPRODUCED, CONTRADICTED, INCONCLUSIVE))
     return "\n".join([*lines, "", f"{len(ledger)} claims at {scale} scale: {total}."])

@@ -1,4 +1,5 @@
-"""From fresh to shipped: complete raw runs are copied to ``results/cached/<scale>`` and listed in its ``SHA256SUMS``.
+"""From fresh to shipped: complete raw runs are copied to ``results/cached/<scale>`` and listed in its ``SHA256SUMS``; tables,
+figures and ledger are made from them there. Nothing else writes to the shipped trees.
 
 The list is what ``sha256sum -c`` reads, and what the workflow takes for the inputs of its cached targets. The parameters of
 the shipped runs stand beside it as a configuration of their own, whatever the checkout's say by then.
@@ -8,8 +9,10 @@ import logging
 import shutil
 from pathlib import Path
 
+from ctadam import claims, derive
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS
+from ctadam.figures import FIGURES, draw
 from ctadam.provenance import provenance_path, read_provenance, sha256, write_atomically
 from ctadam.store import DERIVED, MANIFEST, checked_shards, read_manifest
 
@@ -77,6 +80,31 @@ def promote(scale, *, results="results", experiments=tuple(EXPERIMENTS), force=F
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(manifest.items()))
     write_atomically(cached / MANIFEST, lambda p: Path(p).write_text(text, encoding="utf-8"))
     return [*written, cached / CONFIG, cached / MANIFEST]
+
+
+def renew(scale, *, results="results", figures="paper_figures", experiments=None):
+    """Make the shipped tables, figures and ledger of a scale again from its shipped runs.
+
+    Args:
+        scale: which scale.
+        results, figures: directories that hold ``cached``.
+        experiments: those whose runs or code have changed; all that are shipped if None.
+
+    Returns:
+        Paths written.
+
+    Raises:
+        ArtifactError: shipped runs are missing or damaged.
+    """
+    cached = Path(results) / "cached" / scale
+    shipped = list(shipped_experiments(cached))
+    changed = shipped if experiments is None else list(experiments)
+    written = [derive.write(cached, experiment, name)[0] for experiment in changed for name in DERIVED]
+    for figure, (_, needs) in FIGURES.items():
+        if set(needs) <= set(shipped) and set(needs) & set(changed):
+            written += draw(figure, cached, Path(figures) / "cached" / scale)
+    # Tables of other experiments may be those of runs that were shipped before; the ledger says so.
+    return [*written, claims.write(claims.judge(cached, shipped), cached)]
 
 
 def shipped_experiments(directory):

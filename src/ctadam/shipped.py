@@ -8,14 +8,14 @@ from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS
 from ctadam.figures import FIGURES
 from ctadam.provenance import provenance_path
-from ctadam.store import DERIVED, MANIFEST, checked_shards, read_runs, without_lists
+from ctadam.store import DERIVED, MANIFEST, checked_shards, read_runs, runs_directory, without_lists
 
 COLUMNS = ["experiment", "scale", "runs", "rows", "device", "date", "commit", "seconds", "bytes", "claims"]
 
 
 def experiments(directory):
     """Experiments with raw runs in a directory of one scale, in the order of the paper."""
-    return [name for name in EXPERIMENTS if any((Path(directory) / name).glob("shard-*.parquet"))]
+    return [name for name in EXPERIMENTS if any((runs_directory(directory) / name).glob("shard-*.parquet"))]
 
 
 def _common(records, key):

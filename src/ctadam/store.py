@@ -1,6 +1,10 @@
 """Raw runs on disk: ``<results>/<experiment>/shard-<i>-of-<n>.parquet``, each with its provenance beside it; and the tables
 derived from them, each with a record of what it was made from.
 
+Results lie in one of three trees. ``results/cached/<scale>`` is shipped: runs and all that is derived from them, written by
+`ctadam.promote` only. ``results/redrawn/<scale>`` holds tables derived again from the shipped runs, and no runs of its own.
+``results/fresh/<scale>`` is the user's. Figures have the same trees in ``paper_figures``.
+
 Every later stage reads through here, so that no stage works on half of the runs, on damaged ones, or on a table that was
 edited or belongs to other runs. In a shipped directory the manifest is asked too.
 """
@@ -12,14 +16,43 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ctadam.config import root
 from ctadam.errors import ArtifactError
 from ctadam.provenance import provenance_path, read_provenance, sha256
+from ctadam.tables import sort_rows
 
 #: List of a shipped directory's raw runs with their digests, in the form that ``sha256sum -c`` reads.
 MANIFEST = "SHA256SUMS"
 #: Derived tables of an experiment, and the commands that make them.
 DERIVED = {"predictions": "predict", "measurements": "measure"}
+#: What identifies a row of a raw table: those of these columns that it has.
+ROW_KEYS = ("run", "step", "record", "optimizer", "weight", "lag")
 _SHARD = re.compile(r"shard-(\d+)-of-(\d+)\.parquet")
+
+
+def _in_tree(path, tree):
+    """Whether a path is ``results/<tree>/<scale>`` or ``paper_figures/<tree>/<scale>``."""
+    above = Path(path).absolute().parent
+    return above.name == tree and above.parent.name in ("results", "paper_figures")
+
+
+def runs_directory(results):
+    """Return the directory that holds the raw runs of some results: the shipped one for a redrawn tree, else ``results``.
+
+    A redrawn tree may lie outside the checkout (``snakemake --directory``); its runs are those of the checkout then.
+    """
+    results = Path(results)
+    if not _in_tree(results, "redrawn"):
+        return results
+    beside = results.parents[1] / "cached" / results.name
+    return beside if beside.is_dir() else root() / "results" / "cached" / results.name
+
+
+def refuse_shipped(directory):
+    """Raise an `ArtifactError` if a directory is a shipped one, which only `ctadam.promote` writes."""
+    if _in_tree(directory, "cached"):
+        other = "/".join("redrawn" if part == "cached" else part for part in Path(directory).parts[-3:])
+        raise ArtifactError(f"{directory} is shipped, and only `ctadam promote` writes there: name {other}")
 
 
 def read_manifest(directory):
@@ -49,7 +82,8 @@ def read_manifest(directory):
 
 def _again(path, otherwise="run it again"):
     """How to get an undamaged file back: from git where it was shipped, else by running again."""
-    return f"restore it with `git checkout -- {path}`" if "cached" in Path(path).parts else otherwise
+    shipped = any(_in_tree(directory, "cached") for directory in (path, *Path(path).absolute().parents))
+    return f"restore it with `git checkout -- {path}`" if shipped else otherwise
 
 
 def _run(results, experiment):
@@ -67,7 +101,7 @@ def shard_paths(results, experiment):
     Raises:
         ArtifactError: there is none, one is missing, or shards of different divisions lie together.
     """
-    directory = Path(results) / experiment
+    directory = runs_directory(results) / experiment
     found = {}
     for path in directory.glob("shard-*.parquet"):
         match = _SHARD.fullmatch(path.name)
@@ -95,7 +129,7 @@ def checked_shards(results, experiment):
         ArtifactError: a shard is missing, is not what its provenance or the manifest speaks of, was made for another
             place, or with other parameters than its neighbours.
     """
-    results = Path(results)
+    results = runs_directory(results)
     manifest = read_manifest(results) if (results / MANIFEST).exists() else None
     records = {}
     for path in shard_paths(results, experiment):
@@ -140,7 +174,7 @@ def _check_listed(results, path, digest, manifest):
 
 
 def read_runs(results, experiment, columns=None):
-    """All runs of one experiment, sorted by run.
+    """All runs of one experiment, sorted by `ROW_KEYS`.
 
     Args:
         results: directory of one scale, such as ``results/cached/laptop``.
@@ -148,7 +182,7 @@ def read_runs(results, experiment, columns=None):
         columns: the columns wanted; all if None.
 
     Raises:
-        ArtifactError: missing, damaged or mixed shards, or a table without a wanted column.
+        ArtifactError: missing, damaged or mixed shards, a table without a wanted column, or two rows with the same keys.
     """
     tables, known = [], None
     for path in checked_shards(results, experiment):
@@ -166,12 +200,19 @@ def read_runs(results, experiment, columns=None):
                     f"{path} has column(s) that other shards lack ({', '.join(sorted(set(names) - set(known)))}): they "
                     f"were made by different code; {_again(path)}"
                 )
-            tables.append(pd.read_parquet(path, columns=columns))
+            keys = [key for key in ROW_KEYS if key in names]
+            tables.append(
+                pd.read_parquet(
+                    path, columns=None if columns is None else list({**dict.fromkeys(columns), **dict.fromkeys(keys)})
+                )
+            )
         except (pa.ArrowException, OSError) as error:
             raise ArtifactError(f"{path} cannot be read: {error}; {_again(path)}") from error
-    table = pd.concat(tables, ignore_index=True)
-    keys = [key for key in ("run", "step") if key in table]
-    return table.sort_values(keys, ignore_index=True)
+    try:
+        table = sort_rows(pd.concat(tables, ignore_index=True), keys)
+    except ValueError as error:
+        raise ArtifactError(f"runs of {experiment} in {results} overlap: {error}; run it again") from error
+    return table if columns is None else table[list(columns)]
 
 
 def without_lists(table):
@@ -188,8 +229,7 @@ def sources(results, experiment, *tables):
     """``{name: sha256}`` of an experiment's raw runs and of those of its derived tables that are named, all checked."""
     results = Path(results)
     raw = {
-        path.relative_to(results).as_posix(): record["sha256"]
-        for path, record in checked_shards(results, experiment).items()
+        f"{experiment}/{path.name}": record["sha256"] for path, record in checked_shards(results, experiment).items()
     }
     found = dict(raw)
     for table in tables:
@@ -215,8 +255,8 @@ def check_derived(path, made_from, how):
     """
     path = Path(path)
     if not path.exists():
-        raise ArtifactError(f"{path} is missing: make it with {how}")
-    again = f"make it again with {how}"
+        raise ArtifactError(f"{path} is missing: {_again(path, f'make it with {how}')}")
+    again = _again(path, f"make it again with {how}")
     record = _checked_record(path, "record", again, again)
     if record.get("made_from") != made_from:
         raise ArtifactError(f"{path} was made from other tables than those beside it: {again}")

@@ -17,12 +17,21 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pandas.api.types import is_float_dtype
 
-from ctadam import claims, derive, determinism
+from ctadam import claims, derive, determinism, figures
 from ctadam.errors import ArtifactError
 from ctadam.experiments import load
 from ctadam.promote import CONFIG, shipped_experiments
 from ctadam.provenance import sha256
-from ctadam.store import DERIVED, MANIFEST, checked_shards, read_csv, read_manifest, sources, without_lists
+from ctadam.store import (
+    DERIVED,
+    MANIFEST,
+    checked_shards,
+    read_csv,
+    read_manifest,
+    runs_directory,
+    sources,
+    without_lists,
+)
 
 #: How many runs of an experiment are made again, and for how many steps, where runs can be cut short; how many where not.
 RUNS, STEPS, WHOLE_RUNS = 8, 12, 64
@@ -36,7 +45,7 @@ SHARE, WHOLE_SHARE = 0.75, 0.5
 #: Derived tables are float64 arithmetic on the same stored numbers.
 DERIVED_TOLERANCE = 1e-6
 
-IDENTICAL, AGREES, DIFFERS, CANNOT = "identical", "agrees", "differs", "cannot compare"
+IDENTICAL, AGREES, DIFFERS, CANNOT = "same", "agrees", "differs", "cannot compare"
 
 
 @dataclass(frozen=True)
@@ -227,24 +236,24 @@ def rerun(results, experiment, *, device="auto", seed=0):
 
 
 def rederive(results, experiment):
-    """Make the derived tables of an experiment again and hold them against the stored ones: a `Check` for each."""
+    """Make the derived tables of an experiment again and compare them with the stored ones: a `Check` for each."""
     for name in DERIVED:
-        stored, again = read_csv(results, experiment, name), derive.table(results, experiment, name)
-        # By their place: a derived table need not have a key.
-        stored, again = stored.reset_index(names="row"), again.reset_index(drop=True).reset_index(names="row")
-        what = f"{experiment}: {name}"
-        if len(stored) != len(again):
-            yield Check(what, DIFFERS, f"{len(stored)} rows are stored, {len(again)} are made from the runs")
-            continue
-        try:
-            stored, again = (_plain(t).drop(columns="run", errors="ignore") for t in (stored, again))
-            rows, deviation, agreement = compare(stored, again, keys=["row"], tolerance=DERIVED_TOLERANCE)
-        except _Differs as error:
-            yield Check(what, DIFFERS, str(error))
-        else:
-            # Twelve digits are written.
-            deviation = deviation if deviation[1] > 1e-11 else ("", 0.0)
-            yield Check(what, *_outcome(rows, deviation, agreement, 1.0))
+        yield _same_table(
+            f"{experiment}: {name}", read_csv(results, experiment, name), derive.table(results, experiment, name)
+        )
+
+
+def _same_table(what, stored, again):
+    """Compare two derived tables row by row, because a derived table need not have a key."""
+    if len(stored) != len(again):
+        return Check(what, DIFFERS, f"{len(stored)} rows are stored, {len(again)} are made from the runs")
+    stored, again = (_plain(table).rename_axis("row").reset_index() for table in (stored, again))
+    try:
+        rows, deviation, agreement = compare(stored, again, keys=["row"], tolerance=DERIVED_TOLERANCE)
+    except _Differs as error:
+        return Check(what, DIFFERS, str(error))
+    # Twelve digits are written.
+    return Check(what, *_outcome(rows, deviation if deviation[1] > 1e-11 else ("", 0.0), agreement, 1.0))
 
 
 def _plain(table):
@@ -258,9 +267,12 @@ def _plain(table):
 
 
 def rejudge(results):
-    """Judge again and hold the verdicts against those of the stored ledger."""
+    """Judge again and compare the verdicts with those of the stored ledger."""
     stored = claims.read_ledger(claims.ledger_path(results))
-    again = claims.judge(results, list(shipped_experiments(results)))
+    return _same_verdicts(stored, claims.judge(results, list(shipped_experiments(results))))
+
+
+def _same_verdicts(stored, again):
     old, new = stored.set_index("id")["verdict"], again.set_index("id")["verdict"]
     other = [
         f"{id}: {old.get(id, 'none')}, now {new.get(id, 'none')}"
@@ -269,8 +281,55 @@ def rejudge(results):
     ]
     if other:
         return Check("verdicts", DIFFERS, "; ".join(other))
-    outcome = IDENTICAL if (stored["value"] == again["value"].astype(str)).all() else AGREES
-    return Check("verdicts", outcome, f"{len(new)} claims")
+    values = stored.set_index("id")["value"] == again.set_index("id")["value"].astype(str)
+    note = f"{len(new)} claims" + ("" if values.all() else f"; other digits in {', '.join(values.index[~values])}")
+    return Check("verdicts", IDENTICAL if values.all() else AGREES, note)
+
+
+def _same_figure(figure, shipped, redrawn):
+    """Compare a figure's files: as bytes, and where these differ as the pixels of the PNG."""
+    pairs = list(zip(figures.paths(figure, shipped), figures.paths(figure, redrawn), strict=True))
+    missing = [str(path) for pair in pairs for path in pair if not path.exists()]
+    if missing:
+        return Check(figure, DIFFERS, f"{', '.join(missing)} is missing")
+    if all(sha256(old) == sha256(new) for old, new in pairs):
+        return Check(figure, IDENTICAL)
+    share, largest = figures.difference(*pairs[figures.FORMATS.index("png")])
+    note = f"other bytes; {share:.1g} of the pixels differ by more than {figures.LEVELS} of 255, at most by {largest}"
+    return Check(figure, AGREES if share <= figures.PIXELS else DIFFERS, note)
+
+
+def compare_redrawn(scale, *, figure=None, results="results", pictures="paper_figures"):
+    """Compare what was derived and drawn again from the shipped runs of a scale with what is shipped.
+
+    Args:
+        scale: which scale.
+        figure: only this figure with its tables and claims; everything if None.
+        results, pictures: directories that hold ``redrawn``.
+
+    Yields:
+        `Check` for every table, figure and ledger.
+
+    Raises:
+        ArtifactError: something is missing or damaged.
+    """
+    redrawn = Path(results) / "redrawn" / scale
+    shipped = runs_directory(redrawn)
+    names = list(shipped_experiments(shipped))
+    drawn = [name for name, (_, needs) in figures.FIGURES.items() if set(needs) <= set(names)]
+    if figure is not None:
+        names, drawn = figures.FIGURES[figure][1], [figure]
+    for experiment in names:
+        for name in DERIVED:
+            tables = (read_csv(directory, experiment, name) for directory in (shipped, redrawn))
+            yield _same_table(f"{experiment}: {name}", *tables)
+    for name in drawn:
+        yield _same_figure(
+            name, shipped.parents[2] / "paper_figures/cached" / scale, Path(pictures) / "redrawn" / scale
+        )
+    ledger = claims.read_ledger(claims.ledger_path(shipped))
+    again = claims.read_ledger(claims.ledger_path(redrawn, figure))
+    yield _same_verdicts(ledger if figure is None else ledger[ledger["figure"] == figure], again)
 
 
 def verify(results, *, device="auto", seed=0, report=lambda check: None):

@@ -22,19 +22,14 @@ rule judge:
         "../../environment.yml"
     params:
         scale=SCALE,
-        some=lambda wildcards: (
+        only=lambda wildcards: (
             ""
             if present(wildcards.tree) == list(experiments.EXPERIMENTS)
             else f"--experiments {' '.join(present(wildcards.tree))}"
         ),
-        shipped=lambda wildcards: (
-            f"--shipped results/cached/{SCALE}/claims.csv"
-            if wildcards.tree == "fresh"
-            and Path(f"results/cached/{SCALE}/claims.csv").exists()
-            else ""
-        ),
+        shipped=shipped_ledger,
     shell:
-        "python -m ctadam --log {log} judge results/{wildcards.tree}/{params.scale} {params.some} {params.shipped}"
+        "python -m ctadam --log {log} judge results/{wildcards.tree}/{params.scale} {params.only} {params.shipped}"
 
 
 rule claims:

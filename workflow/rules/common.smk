@@ -8,6 +8,13 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir)
+# The checkout as seen from the working directory (another one with --directory): "." in general, so that a checkout that is
+# moved is not another one.
+HERE = Path(os.path.relpath(ROOT))
+if os.pathsep in str(ROOT):
+    raise WorkflowError(
+        f"{ROOT} contains {os.pathsep!r}, which separates directories in PYTHONPATH: move or rename the checkout"
+    )
 sys.path.insert(0, str(ROOT / "src"))
 
 
@@ -25,6 +32,11 @@ from ctadam import config as configuration
 from ctadam.errors import ArtifactError
 from ctadam import experiments, figures
 from ctadam.store import read_manifest
+
+if Path(configuration.__file__).parent != ROOT / "src" / "ctadam":
+    raise WorkflowError(
+        f"another ctadam was imported, from {configuration.__file__}, not that of {ROOT}"
+    )
 
 try:
     SCALE = config.get("scale", "laptop")
@@ -52,7 +64,7 @@ GPU = (
 
 
 wildcard_constraints:
-    tree="cached|fresh",
+    tree="fresh|redrawn",
     shard=r"\d+",
     shards=r"\d+",
 
@@ -63,13 +75,17 @@ def code(*parts):
     for part in parts:
         path = ROOT / "src" / "ctadam" / part
         files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return [str(file.relative_to(ROOT)) for file in files]
+    return [str(HERE / file.relative_to(ROOT)) for file in files]
+
+
+# What is shipped lies in the checkout and is never written: no rule has an output there.
+CACHED = HERE / "results" / "cached" / SCALE
 
 
 def manifest():
     """The names of the shipped files of this scale."""
     try:
-        return read_manifest(f"results/cached/{SCALE}")
+        return read_manifest(CACHED)
     except ArtifactError as error:
         raise WorkflowError(str(error))
 
@@ -90,13 +106,13 @@ def drawn(tree):
 
 
 def raw(tree, experiment):
-    """The raw runs of an experiment: those shipped, or those the configuration asks for."""
-    directory = f"results/{tree}/{SCALE}"
-    if tree == "cached":
+    """The raw runs that a tree is made from: those shipped, or those the configuration asks for."""
+    if tree == "redrawn":
         shipped = [name for name in manifest() if name.startswith(f"{experiment}/")]
         if not shipped:
-            raise WorkflowError(f"no runs of {experiment} are shipped in {directory}")
-        return [f"{directory}/{name}" for name in shipped]
+            raise WorkflowError(f"no runs of {experiment} are shipped in {CACHED}")
+        return [str(CACHED / name) for name in shipped]
+    directory = f"results/fresh/{SCALE}"
     shards = CONFIG[experiment]["shards"]
     stems = [
         f"{directory}/{experiment}/shard-{i}-of-{shards}" for i in range(1, shards + 1)
@@ -119,3 +135,11 @@ def figure_paths(tree, figure):
     return [
         str(path) for path in figures.paths(figure, f"paper_figures/{tree}/{SCALE}")
     ]
+
+
+def shipped_ledger(wildcards):
+    """The option that shows the shipped values beside one's own."""
+    ledger = CACHED / "claims.csv"
+    if wildcards.tree == "fresh" and ledger.exists():
+        return f"--shipped {shlex.quote(str(ledger))}"
+    return ""

@@ -1,4 +1,4 @@
-# One rule a figure for both trees, and one target a figure for each tree.
+# For each figure one rule that draws it and one that judges the claims it shows, for both trees; and a target for each tree.
 for figure, (module, needs) in FIGURES.items():
 
     rule:
@@ -40,11 +40,38 @@ for figure, (module, needs) in FIGURES.items():
 
     rule:
         name:
+            f"judge_{figure}"
+        input:
+            runs=lambda wildcards, needs=needs: [
+                path for name in needs for path in raw(wildcards.tree, name)
+            ],
+            derived=derived(needs),
+            code=code("claims", "measurements", "theory/stability.py"),
+        output:
+            table=f"results/{{tree}}/{SCALE}/claims_{figure}.csv",
+            record=f"results/{{tree}}/{SCALE}/claims_{figure}.json",
+        log:
+            f"results/logs/{{tree}}/{SCALE}/judge_{figure}.log",
+        # Last, so that the ledger is what stands at the end of the terminal's output.
+        priority: -1
+        conda:
+            "../../environment.yml"
+        params:
+            figure=figure,
+            scale=SCALE,
+            shipped=shipped_ledger,
+        shell:
+            "python -m ctadam --log {log} judge results/{wildcards.tree}/{params.scale}"
+            " --figure {params.figure} {params.shipped}"
+
+    rule:
+        name:
             figure
         input:
             # Named here, so that runs that are missing (a job failed) are made even where older tables and figures exist.
             [path for name in needs for path in raw("fresh", name)],
             figure_paths("fresh", figure),
+            f"results/fresh/{SCALE}/claims_{figure}.csv",
 
     rule:
         name:
@@ -52,9 +79,19 @@ for figure, (module, needs) in FIGURES.items():
         input:
             # Named here, so that a missing run is an error and not hidden by tables made from it earlier.
             lambda wildcards, needs=needs: [
-                path for name in needs for path in raw("cached", name)
+                path for name in needs for path in raw("redrawn", name)
             ],
-            figure_paths("cached", figure),
+            figure_paths("redrawn", figure),
+            f"results/redrawn/{SCALE}/claims_{figure}.csv",
+        log:
+            f"results/logs/redrawn/{SCALE}/compare_{figure}.log",
+        conda:
+            "../../environment.yml"
+        params:
+            figure=figure,
+            scale=SCALE,
+        shell:
+            "python -m ctadam --log {log} compare {params.scale} --figure {params.figure}"
 
 
 rule figures:

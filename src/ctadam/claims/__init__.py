@@ -34,12 +34,13 @@ _ORDER = "SETGNKL"
 CLAIMS.sort(key=lambda claim: (_ORDER.find(claim.id[0]) % (len(_ORDER) + 1), claim.id[0], int(claim.id[1:])))
 
 
-def judge(results, experiments=None):
+def judge(results, experiments=None, figure=None):
     """Judge every claim from the results of one scale.
 
     Args:
         results: directory of one scale, such as ``results/fresh/laptop``.
         experiments: only the claims of these; all if None.
+        figure: only the claims that this figure shows; all if None.
 
     Returns:
         DataFrame with `COLUMNS`, a row a claim.
@@ -51,22 +52,24 @@ def judge(results, experiments=None):
     if not results.is_dir():
         raise ArtifactError(f"no results in {results}")
     evidence, rows = {}, []
-    for claim in (claim for claim in CLAIMS if experiments is None or claim.experiment in experiments):
+    for claim in CLAIMS:
+        if not (experiments is None or claim.experiment in experiments) or figure not in (None, claim.figure):
+            continue
         outcome = claim.judge(evidence.setdefault(claim.experiment, Evidence(results, claim.experiment)))
         rows.append(
             {
                 "id": claim.id, "source": claim.source, "claim": claim.text, "statistic": claim.statistic,
                 "prediction": outcome.prediction, "value": outcome.value, "rule": claim.rule,
                 "verdict": outcome.verdict, "note": outcome.note, "figure": claim.figure,
-                "command": f"snakemake --cores 1 {claim.figure or 'claims'}",
+                "command": f"snakemake {claim.figure or 'claims'}",
             }
         )  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def ledger_path(results):
-    """Where the ledger of a scale's results is."""
-    return Path(results) / "claims.csv"
+def ledger_path(results, figure=None):
+    """Return where the ledger of a scale's results is: of all claims, or of those that one figure shows."""
+    return Path(results) / (f"claims_{figure}.csv" if figure else "claims.csv")
 
 
 def sources_of_ledger(ledger, results):
@@ -77,9 +80,9 @@ def sources_of_ledger(ledger, results):
     return found
 
 
-def write(ledger, results):
+def write(ledger, results, figure=None):
     """Write a ledger beside the results that it judges, with a record of what it was made from; gives its path."""
-    path = ledger_path(results)
+    path = ledger_path(results, figure)
     write_derived(ledger, path, sources_of_ledger(ledger, results))
     return path
 

@@ -101,7 +101,7 @@ def run(points, parameters, *, device, progress):
         if "test_score" not in table:
             table = table.assign(test_score=math.nan)
         tables.append(table[[*(c for c in points if c != "steps"), *RECORDS, "guess"]])
-    return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], ignore_index=True), details
+    return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True), details
 
 
 def cost(points):

@@ -113,7 +113,7 @@ def run(points, parameters, *, device, progress):
         table = train(group, task=task, device=device, chunk=chunk, progress=progress)
         kept = table["test_loss"].notna() | (table["step"] == table["diverged_at"])
         tables.append(table.loc[kept, [*(c for c in points if c != "steps"), *RECORDS]])
-    return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], ignore_index=True), details
+    return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True), details
 
 
 def cost(points):

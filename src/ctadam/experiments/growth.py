@@ -63,7 +63,7 @@ def run(points, parameters, *, device, progress):
         details["data"][parameters["text"]], details["chunks"][tokens] = corpus.sha256, chunk
         details["weights"][tokens] = task.weights
         tables.append(train(group, task=task, device=device, chunk=chunk, progress=progress))
-    return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], ignore_index=True), details
+    return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True), details
 
 
 def cost(points):

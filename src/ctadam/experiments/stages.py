@@ -87,7 +87,7 @@ def run(points, parameters, *, device, progress):
         "weights": weights,
     }
     table = pd.concat(tables, ignore_index=True).assign(guess=data.chance)
-    return table.sort_values(["run", "step"], ignore_index=True), details
+    return table.sort_values(["run", "step"], kind="stable", ignore_index=True), details
 
 
 def cost(points):

@@ -137,7 +137,7 @@ def run(points, parameters, *, device, progress):
         tables.append(_one_stage(points[~several], parameters, device, progress))
     if several.any():
         tables.append(_through_stages(points[several], parameters, device, progress))
-    table = pd.concat(tables).sort_index()
+    table = pd.concat(tables).sort_index(kind="stable")
     return with_columns(table, ("update", "before", "update_before", "ratio")), {"data": {}}
 
 

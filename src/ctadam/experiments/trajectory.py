@@ -292,7 +292,7 @@ def run(points, parameters, *, device, progress):
         data |= problem.data
         weights[name] = problem.dimension
         tables += _run_model(problem, group, parameters, progress)
-    table = pd.concat(tables, ignore_index=True).sort_values(["run", "step"], ignore_index=True)
+    table = pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True)
     return table, {"data": data, "weights": weights}
 
 

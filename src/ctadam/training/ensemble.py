@@ -370,4 +370,4 @@ def train(points, *, task, device, chunk=None, progress=lambda amount: None):
         table = tables[index]
         constants = pd.DataFrame({name: [value] * len(table) for name, value in point.items()})
         parts.append(pd.concat([constants, table], axis=1))
-    return pd.concat(parts, ignore_index=True).sort_values(["run", "step"], ignore_index=True)
+    return pd.concat(parts, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True)
