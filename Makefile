@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
+ifneq (,$(findstring :,$(CURDIR)))
+$(error $(CURDIR) contains a colon, which separates directories in PATH: move or rename the checkout)
+endif
 # Jobs, tests and tools are those of .venv, whatever else is installed.
 export PATH := $(BIN):$(PATH)
 
@@ -9,7 +12,7 @@ export PATH := $(BIN):$(PATH)
 
 help:
 	@echo "make reproduce   retrain everything at laptop scale, redraw every figure, judge every claim"
-	@echo "make cached      redraw and judge from the shipped runs; nothing is trained"
+	@echo "make cached      redraw and judge the shipped runs, and compare with what is shipped; nothing is trained"
 	@echo "make report      the same as one page for a browser, report.html"
 	@echo "make verify      check the shipped runs: all hashes, and a sample of them made again here"
 	@echo "make test        run the tests"
@@ -25,28 +28,28 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@echo "Making $(VENV) (about 6 GB, some minutes the first time) ..."
 	@$(PYTHON) -m venv $(VENV) \
 		|| { echo "Python's venv module is missing (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 reproduce: environment
-	snakemake --cores all
+	snakemake
 	@echo "Done. Figures: paper_figures/fresh/laptop/   Ledger of claims: results/fresh/laptop/claims.csv"
 
 cached: environment
-	snakemake --cores 1 -F cached
-	@echo "Done. Figures: paper_figures/cached/laptop/   Ledger of claims: results/cached/laptop/claims.csv"
+	snakemake cached
+	@echo "Done. Figures: paper_figures/redrawn/laptop/   Ledger of claims: results/redrawn/laptop/claims.csv"
 
 report: environment
-	snakemake --cores 1 report --report-after-run --report report.html
+	snakemake report --report-after-run --report report.html
 	@echo "Done. Open report.html in a browser: ledger, figures, provenance and run times"
 
 verify: environment
-	snakemake --cores 1 verify
+	snakemake verify
 
 test: environment
 	python -m pytest
-	@echo "Tests passed. Next: make reproduce, or one figure: .venv/bin/snakemake --cores all fig2"
+	@echo "Tests passed. Next: make reproduce, or one figure: .venv/bin/snakemake fig2"
 
 check: environment
 	ruff check .
@@ -59,4 +62,4 @@ lock: environment
 		pyproject.toml -o requirements.txt
 
 clean:
-	rm -rf results/fresh results/logs paper_figures/fresh .snakemake
+	rm -rf results/fresh results/redrawn results/logs paper_figures/fresh paper_figures/redrawn .snakemake
