@@ -230,7 +230,11 @@ def test_a_directory_above_called_cached_is_not_a_shipped_tree(results, tmp_path
 def test_runs_that_two_shards_hold_are_an_error(results):
     record = read_provenance(results / SHARD)
     second = results / "growth/shard-2-of-2.parquet"
-    write_table(pd.read_parquet(results / SHARD), second, {k: v for k, v in record.items() if k != "sha256"} | {"file": second.name})
+    write_table(
+        pd.read_parquet(results / SHARD),
+        second,
+        {k: v for k, v in record.items() if k != "sha256"} | {"file": second.name},
+    )
     for columns in (None, ["run", "lr"], ["lr"]):
         with pytest.raises(ArtifactError, match="runs of growth .* overlap: two rows share run = "):
             read_runs(results, "growth", columns)

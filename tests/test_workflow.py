@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import pytest
 from ctadam import config, figures
 from ctadam.experiments import EXPERIMENTS, load
 from ctadam.figures import FIGURES
-from ctadam.provenance import sha256
 
 TRAINED = "raise RuntimeError('training was started')\n"
 #: The figure of fewest and the one of most experiments.
@@ -83,6 +83,7 @@ def planned(output):
 
 
 def fresh_clone(clone, tmp_path):
+    tmp_path.mkdir(exist_ok=True)
     git(clone, "clone", "-q", clone, tmp_path / "clone")
     return tmp_path / "clone"
 
@@ -105,7 +106,8 @@ def test_a_scale_with_some_experiments_plans_those(clone, tmp_path):
 
 def test_one_figure_plans_what_it_needs(clone, tmp_path):
     jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n", "fig2"))
-    assert jobs == {"fig2": 1, "train_growth": 6, "predict_growth": 1, "measure_growth": 1, "draw_fig2": 1}
+    derived = {"predict_growth": 1, "measure_growth": 1, "draw_fig2": 1, "judge_fig2": 1}
+    assert jobs == {"fig2": 1, "train_growth": 6} | derived
 
 
 def sabotage(directory):
@@ -130,12 +132,10 @@ def test_cached_targets_never_train(clone, tmp_path, times, force):
         if age:
             os.utime(file, (file.stat().st_atime - age, file.stat().st_mtime - age))
     targets = ["cached", *(f"cached_{figure}" for figure in FIGURES)]
-    jobs = planned(snakemake(here, "-n", "--cores", "1", *force, *targets, "--config", "scale=smoke"))
-    assert not any(name.startswith("train") for name in jobs)
-    if force:
-        expected = {f"{stage}_{name}": 1 for stage in ("predict", "measure") for name in EXPERIMENTS}
-        expected |= {f"draw_{figure}": 1 for figure in FIGURES} | {"judge": 1}
-        assert jobs == expected | dict.fromkeys(targets, 1)
+    jobs = planned(snakemake(here, "-n", *force, *targets, "--config", "scale=smoke"))
+    expected = {f"{stage}_{name}": 1 for stage in ("predict", "measure") for name in EXPERIMENTS}
+    expected |= {f"{stage}_{figure}": 1 for stage in ("draw", "judge") for figure in FIGURES} | {"judge": 1}
+    assert jobs == expected | dict.fromkeys(targets, 1)
 
 
 def without_network():
@@ -145,23 +145,59 @@ def without_network():
     return words if works else []
 
 
-@pytest.mark.slow  # a minute; .ci/run calls it by itself
-def test_everything_cached_is_really_made_again_and_reported(clone, tmp_path):
-    """Training rules would fail if run. Tables and ledger come out to the byte, figures as drawn elsewhere, the report is
-    one file that asks the network for nothing."""
+def test_what_is_made_from_shipped_runs_is_compared_and_no_tracked_file_changes(clone, tmp_path):
+    """Training rules would fail if run. The shipped picture is no picture here, and the comparison says so."""
     here = fresh_clone(clone, tmp_path)
     sabotage(here)
-    words = ["--cores", "2", "-F", "report", "--report-after-run", "--report", "report.html", "--config", "scale=smoke"]
+    commit(here, "no training")
+    output = snakemake(here, f"cached_{FIGURE}", "--config", "scale=smoke", status=1)
+    compared = dict(
+        reversed(line.split(None, 1)) for line in output.splitlines() if re.match("(same|agrees|differs) ", line)
+    )
+    assert {what.split(": ")[0]: outcome for what, outcome in compared.items()} == {
+        **dict.fromkeys(FIGURES[FIGURE][1], "same"), FIGURE: "differs", "verdicts": "same"
+    }  # fmt: skip
+    assert "training was started" not in output and status(here) == ""
+    shipped = figures.paths(FIGURE, here / "paper_figures/cached/smoke")
+    assert all(path.read_text() == "not drawn yet" for path in shipped)
+    for path in shipped:
+        shutil.copy(here / "paper_figures/redrawn/smoke" / path.name, path)
+    output = snakemake(here, f"cached_{FIGURE}", "--config", "scale=smoke")
+    assert f"same        {FIGURE}" in output and "draw_" not in output
+
+
+def status(directory):
+    """What git says has changed there, ignored files left out."""
+    return subprocess.check_output(["git", "-C", directory, "status", "--short"], text=True)
+
+
+@pytest.fixture(scope="module")
+def drawn_clone(clone, tmp_path_factory):
+    """A clone whose shipped figures are drawn."""
+    here = fresh_clone(clone, tmp_path_factory.mktemp("drawn"))
+    subprocess.run(
+        [sys.executable, "-m", "ctadam", "promote", "smoke", "--derived"], cwd=here, check=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(here / "src")},
+    )  # fmt: skip
+    commit(here, "figures")
+    return here
+
+
+@pytest.mark.slow  # a minute; .ci/run calls it by itself
+def test_everything_cached_is_really_made_again_and_reported(drawn_clone, tmp_path):
+    """Training rules would fail if run. Everything comes out as shipped, and the report asks the network for nothing."""
+    here = fresh_clone(drawn_clone, tmp_path)
+    sabotage(here)
+    commit(here, "no training")
+    words = ["cached", "report", "--report-after-run", "--report", "report.html", "--config", "scale=smoke"]
     output = snakemake(here, *words, before=without_network())
-    assert "training was started" not in output and "train_" not in output
-    changed = subprocess.check_output(["git", "-C", here, "status", "--short", "--", "results"], text=True)
-    assert not changed
-    drawn = [p for figure in FIGURES for p in figures.paths(figure, here / "paper_figures/cached/smoke")]
+    assert "training was started" not in output and "train_" not in output and status(here) == ""
+    compared = re.findall("^(same|agrees|differs) ", output, re.MULTILINE)
+    assert compared == ["same"] * (2 * len(EXPERIMENTS) + len(FIGURES) + 1)
+    drawn = [p for figure in FIGURES for p in figures.paths(figure, here / "paper_figures/redrawn/smoke")]
     assert all(path.stat().st_size > 10_000 for path in drawn)
-    for path in figures.draw(FIGURE, here / "results/cached/smoke", tmp_path / "again"):
-        assert sha256(path) == sha256(here / "paper_figures/cached/smoke" / path.name)
     page = (here / "report.html").read_text(encoding="utf-8")
-    for path in (*drawn, here / "results/cached/smoke/claims.html", here / "results/cached/smoke/provenance.html"):
+    for path in (*drawn, here / "results/redrawn/smoke/claims.html", here / "results/redrawn/smoke/provenance.html"):
         assert path.suffix == ".pdf" or f"{path.parent.relative_to(here)}/{path.name}" in page
     for caption in (here / "workflow/report").glob("fig*.rst"):
         assert caption.stem not in FIGURES or re.match(r"\*\*(\w+)", caption.read_text())[1] in page
@@ -173,7 +209,7 @@ def test_a_cached_figure_plans_only_its_own(clone, figure):
     jobs = planned(snakemake(clone, "-n", "-F", f"cached_{figure}", "--config", "scale=smoke"))
     needs = FIGURES[figure][1]
     expected = {f"{stage}_{name}": 1 for stage in ("predict", "measure") for name in needs}
-    assert jobs == expected | {f"draw_{figure}": 1, f"cached_{figure}": 1}
+    assert jobs == expected | {f"draw_{figure}": 1, f"judge_{figure}": 1, f"cached_{figure}": 1}
 
 
 def test_the_users_configuration_does_not_reach_the_shipped_runs(clone):
@@ -299,6 +335,65 @@ def test_a_bad_configuration_is_one_line(root, change, message):
     output = snakemake(root, "-n", "--config", change, status=1)
     assert [line for line in output.splitlines() if message in line]
     assert len(output.splitlines()) < 8
+
+
+def documented(root):
+    """The commands of README's tables and of the Snakefile's first lines, of those that start Snakemake or ctadam."""
+    rows = re.findall(r"^\|.*$", (root / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    lines = re.findall(r"^# +(snakemake.*?)(?:  |$)", (root / "Snakefile").read_text(encoding="utf-8"), re.MULTILINE)
+    commands = [*(command for row in rows for command in re.findall(r"`((?:snakemake|ctadam) ?[^`]*)`", row)), *lines]
+    return list(dict.fromkeys(commands))
+
+
+@pytest.mark.slow  # two minutes; .ci/run calls it by itself
+def test_no_documented_command_changes_a_tracked_file(root, drawn_clone, tmp_path):
+    """Each is run at scale smoke in one clone; those that fetch data or write shipped results by design are left out."""
+    here, ran = fresh_clone(drawn_clone, tmp_path), []
+    for command in documented(root):
+        program, *words = shlex.split(command)
+        if any(word in command for word in ("promote", "estimate", "scale=paper", "scale=cifar_subset")):
+            continue
+        if program == "snakemake":
+            at = words.index("--config") + 1 if "--config" in words else len(words)
+            words[at:at] = ["scale=smoke"] if "--config" in words else ["--config", "scale=smoke"]
+            words = [word.replace("lr: 0.002", "lr: 0.002, steps: 50") for word in words]
+        else:
+            words = [word.replace("laptop", "smoke").replace("DIR", str(tmp_path / "out")) for word in words]
+        environment = {**os.environ, "PYTHONPATH": str(here / "src"), "CTADAM_DATA": ""}
+        done = subprocess.run(
+            [sys.executable, "-m", program, *words], cwd=here, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}"
+        assert status(here) == "", command
+        ran.append(command)
+    assert {"snakemake", "snakemake cached", "snakemake fig2", "snakemake claims", "ctadam results"} <= set(ran)
+    # And once more: nothing has to be made again, and nothing needs to be forced.
+    output = snakemake(here, "cached", "cached_fig2", "--config", "scale=smoke")
+    assert "draw_" not in output and "same        fig2" in output and status(here) == ""
+
+
+def test_another_working_directory_holds_all_that_is_written(clone, tmp_path):
+    """Shipped runs and code are the checkout's, whose path may contain a space."""
+    here = fresh_clone(clone, tmp_path / "with space")
+    before = sorted(here.rglob("*"))
+    output = snakemake(
+        tmp_path, "-s", here / "Snakefile", "--directory", tmp_path / "out", "--config", "scale=smoke", "--",
+        "results/redrawn/smoke/claims_fig6.csv", "results/fresh/smoke/tightness/shard-1-of-1.parquet",
+    )  # fmt: skip
+    made = [path for path in sorted(here.rglob("*")) if "__pycache__" not in str(path)]
+    assert made == before, output
+    assert (tmp_path / "out/results/redrawn/smoke/claims_fig6.csv").exists()
+    assert (tmp_path / "out/results/fresh/smoke/tightness/shard-1-of-1.parquet").exists()
+
+
+def test_a_colon_in_the_path_is_one_line(clone, tmp_path):
+    """PYTHONPATH cannot hold it: another installed ctadam would run."""
+    here = fresh_clone(clone, tmp_path / "a:b")
+    output = snakemake(here, "-n", status=1)
+    assert "contains ':', which separates directories in PYTHONPATH: move or rename the checkout" in output
+    done = subprocess.run(["make", "environment"], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 2 and "contains a colon" in done.stderr and not (here / ".venv").exists()
 
 
 def test_results_can_be_promoted_and_are_as_written(clone):

@@ -294,7 +294,10 @@ def _same_figure(figure, shipped, redrawn):
         return Check(figure, DIFFERS, f"{', '.join(missing)} is missing")
     if all(sha256(old) == sha256(new) for old, new in pairs):
         return Check(figure, IDENTICAL)
-    share, largest = figures.difference(*pairs[figures.FORMATS.index("png")])
+    try:
+        share, largest = figures.difference(*pairs[figures.FORMATS.index("png")])
+    except OSError as error:
+        return Check(figure, DIFFERS, str(error))
     note = f"other bytes; {share:.1g} of the pixels differ by more than {figures.LEVELS} of 255, at most by {largest}"
     return Check(figure, AGREES if share <= figures.PIXELS else DIFFERS, note)
 
