@@ -27,9 +27,12 @@ from ctadam import experiments, figures
 from ctadam.store import read_manifest
 
 try:
-    SCALE = config.get("scale", "laptop")
-    # Snakemake hands the values of a nested --config over as text.
-    CONFIG = configuration.resolve(SCALE, configuration.parse_texts(config))
+    # Not `config`: there Snakemake has dropped one of two equal keys and the quotes that tell text from numbers.
+    changes = configuration.changes(
+        workflow.config_settings.configfiles, workflow.config_settings.config_args
+    )
+    SCALE = changes.get("scale", "laptop")
+    CONFIG = configuration.resolve(SCALE, changes)
 except ArtifactError as error:
     raise WorkflowError(str(error))
 
