@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from ctadam.data import text
+from ctadam.data import images, text
 from ctadam.errors import ArtifactError
 
 SETTINGS = {"test_fraction": 0.1, "context": 8}
@@ -67,6 +67,13 @@ def test_texts_that_will_not_do(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(ArtifactError, match=message):
         text.load_corpus(str(path), tokenization="words", **SETTINGS)
+
+
+def test_the_home_of_an_unknown_user_is_no_source():
+    with pytest.raises(ArtifactError, match="cannot read the text '~nobody-by-this-name/text'"):
+        text.read_text("~nobody-by-this-name/text")
+    with pytest.raises(ArtifactError, match="no images in '~nobody-by-this-name/images'"):
+        images.load_images("~nobody-by-this-name/images")
 
 
 def test_unknown_tokenization():

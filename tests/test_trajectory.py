@@ -151,7 +151,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
             "trajectory.mlp.examples: 5000 is not allowed (allowed: integer in [1, 1797])",
         ),
         ("trajectory.mlp.substeps=[3, 2]", "trajectory.mlp.substeps.0: 3 is not allowed"),
-        ("trajectory.transformer.model.heads=3", "width 8 is not a multiple of heads 3"),
+        ("trajectory.transformer.model.heads=3", "model.heads: 3 is not allowed (allowed: a divisor of width, 8)"),
         ("trajectory.transformer.text=no/such.txt", "cannot read the text 'no/such.txt'"),
     ):
         assert cli.main([*words, "--shard", "30/60", "--set", change, "--set", "trajectory.steps=10"]) == 1

@@ -69,6 +69,17 @@ def _experiments(resolved):
     return [name for name in EXPERIMENTS if name in resolved]
 
 
+def _points(experiment, parameters):
+    """Return the table of runs, enough of them for every shard to have one."""
+    from ctadam.experiments import load
+
+    points = load(experiment).points(parameters)
+    if parameters["shards"] > len(points):
+        allowed = f"integer in [1, {len(points)}], the number of runs"
+        raise ArtifactError(f"{experiment}.shards: {parameters['shards']} is not allowed (allowed: {allowed})")
+    return points
+
+
 def _run(args):
     from ctadam import config, determinism
     from ctadam.experiments import load
@@ -85,7 +96,7 @@ def _run(args):
     device = _device(args, resolved)
     pinned = determinism.pin(threads=parameters["threads"])
     experiment = load(args.experiment)
-    points = experiment.points(parameters)
+    points = _points(args.experiment, parameters)
     todo, shards = ([args.shard[0]], args.shard[1]) if args.shard else (None, parameters["shards"])
     out = Path(args.out or f"results/fresh/{args.scale}") / args.experiment
     refuse_shipped(out.parent)
@@ -143,6 +154,7 @@ def _estimate(args):
     for experiment in args.experiments or _experiments(resolved):
         parameters = resolved[experiment]
         determinism.pin(threads=parameters["threads"])
+        _points(experiment, parameters)  # refuses shards without runs
         for shard in range(1, parameters["shards"] + 1):
             if args.rehearse:
                 runs, seconds = rehearse(experiment, parameters, shard, _device(args, resolved))

@@ -39,9 +39,12 @@ if Path(configuration.__file__).parent != ROOT / "src" / "ctadam":
     )
 
 try:
-    SCALE = config.get("scale", "laptop")
-    # Snakemake hands the values of a nested --config over as text.
-    CONFIG = configuration.resolve(SCALE, configuration.parse_texts(config))
+    # Not `config`: there Snakemake has dropped one of two equal keys and the quotes that tell text from numbers.
+    changes = configuration.changes(
+        workflow.config_settings.configfiles, workflow.config_settings.config_args
+    )
+    SCALE = changes.get("scale", "laptop")
+    CONFIG = configuration.resolve(SCALE, changes)
 except ArtifactError as error:
     raise WorkflowError(str(error))
 

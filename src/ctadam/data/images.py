@@ -65,7 +65,7 @@ def load_images(source, *, train=0, test=0, test_fraction=0.2, cache=""):
     elif source == "cifar10":
         parts, classes = _cifar10(cache)
     else:
-        parts, classes = _folders(Path(source).expanduser(), test_fraction)
+        parts, classes = _folders(Path(os.path.expanduser(source)), test_fraction)
     chosen = []
     for name, part, count in zip(("training", "test"), parts, (train, test), strict=True):
         if count > len(part.labels):

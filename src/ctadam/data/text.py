@@ -5,6 +5,7 @@ downloaded. It differs between Python versions: its sha256 goes into every prove
 """
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def read_text(source):
         from pydoc_data.topics import topics
 
         return "\n".join(topics[name] for name in sorted(topics))
-    path = _shakespeare() if source == "shakespeare" else Path(source).expanduser()
+    path = _shakespeare() if source == "shakespeare" else Path(os.path.expanduser(source))
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:

@@ -34,7 +34,7 @@ def points(parameters):
         raise ArtifactError(
             f"stages.ks: {parameters['ks']} lacks 1 or {PAIR}, which are what the others are held against"
         )
-    pair = (parameters["beta1"], parameters["beta2"])
+    pair = (float(parameters["beta1"]), float(parameters["beta2"]))  # YAML gives 0 as an integer
     rows = [
         {"norm": norm, "k": k, "seed": seed, "stages": stages}
         for norm in parameters["norms"]
