@@ -89,7 +89,10 @@ def listing(cached, scale=None):
     if scale is not None:
         known = [directory.name for directory in found]
         if scale not in known:
-            raise ArtifactError(f"no shipped results of the scale {scale} (there are: {', '.join(known)})")
+            raise ArtifactError(
+                f"{scale!r} is not SCALE/EXPERIMENT, such as laptop/growth, nor a scale with shipped results "
+                f"(there are: {', '.join(known)})"
+            )
         found = [directory for directory in found if directory.name == scale]
     table = overview(found)
     shown = table.assign(seconds=table["seconds"].map(duration), bytes=table["bytes"].map(size))

@@ -23,6 +23,7 @@ class Table(dict):
         self.where = where
 
     def __missing__(self, key):
+        key = key.item() if isinstance(key, np.generic) else key  # shown as it would be typed
         raise ArtifactError(f"{self.where} has no entry for {key!r}: add one")
 
     def require(self, values):
