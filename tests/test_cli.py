@@ -87,12 +87,9 @@ def test_a_likely_swap_gets_a_hint_with_the_command(capsys, betas):
     assert said["hint"].endswith(f"ctadam stability --betas {beta2} {beta1} --steps 7")
 
 
-@pytest.mark.parametrize(
-    "betas", ["0.9 0.999", "0.9 0.9", "0.995 0.999", "0.5 0.3", "0.9 0.81", "0.9 0.85", "0.2 0.01"]
-)
-def test_no_hint_where_a_swap_is_no_remedy(capsys, betas):
-    said = stability(capsys, "--betas", *betas.split())
-    assert ("hint" in said) == (said["verdict"].strip().startswith("unstable"))
+@pytest.mark.parametrize("betas", ["0.9 0.999", "0.9 0.9", "0.995 0.999", "0.5 0.3", "0.9 0.81", "0.9 0.85", "0.3 0.4"])
+def test_no_hint_in_the_usual_order_or_without_growth(capsys, betas):
+    assert "hint" not in stability(capsys, "--betas", *betas.split())
 
 
 @pytest.mark.parametrize("steps", [10**12, 10**18, 10**400])
