@@ -165,7 +165,7 @@ def run(args):
         rows = list(measure(args))
 
     def write(temporary):
-        with Path(temporary).open("w", newline="") as file:
+        with Path(temporary).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows])
 
     write_atomically(path, write)
@@ -215,7 +215,7 @@ def table(results=RESULTS):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true", help="only renew the table in docs/paper_scale.md")
     parser.add_argument("--check", action="store_true", help="only exit 1 if the table is stale")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

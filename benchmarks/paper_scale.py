@@ -190,7 +190,7 @@ def _weights(count):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT")
     parser.add_argument("--table", action="store_true", help="only renew the table in docs/paper_scale.md")
     parser.add_argument("--check", action="store_true", help="only exit 1 if the table is stale")

@@ -114,7 +114,11 @@ def processor(device):
     if device != "cpu":
         return torch.cuda.get_device_name(device)
     try:
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
         return f"{names[0].split(':')[1].strip()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     except (OSError, IndexError):
         return platform.processor()
@@ -124,7 +128,7 @@ def run(args):
     RESULTS.mkdir(parents=True, exist_ok=True)
     target = RESULTS / f"step_time_{args.device}.csv"
     temporary = target.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
+    with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(FIELDS)
         for threads in args.threads:
@@ -151,13 +155,13 @@ def finish(args, temporary, target):
         "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
     }
     temporary.replace(target)
-    target.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
+    target.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
 
 
 def load(path):
     """{(threads, layout, numel, k): {contender: seconds of each repetition}}"""
     cases = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             key = int(row["threads"]), row["layout"], int(row["numel"]), int(row["k"])
             cases.setdefault(key, {}).setdefault(row["contender"], []).append(float(row["seconds"]))
@@ -205,7 +209,7 @@ def table(results=RESULTS):
     """The text between the markers of the page, made from the results alone."""
     lines = []
     for path in sorted(results.glob("step_time_*.csv")):
-        provenance = json.loads(path.with_suffix(".json").read_text())
+        provenance = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         cases = load(path)
         for threads, rows in itertools.groupby(sorted(cases), key=lambda key: key[0]):
             lines += [
@@ -253,7 +257,7 @@ def renew(path, change, script, check):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true", help="only renew the table in docs/kadam.md")
     parser.add_argument("--check", action="store_true", help="only exit 1 if the table is stale")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

@@ -177,7 +177,7 @@ def run(args):
     RESULTS.mkdir(parents=True, exist_ok=True)
     target = RESULTS / f"throughput_{args.device}.csv"
     temporary = target.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
+    with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(FIELDS)
         for row in measure(args):
@@ -192,13 +192,13 @@ def run(args):
         "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
     }
     temporary.replace(target)
-    target.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n")
+    target.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
 
 
 def load(path):
     """{case: {contender: (chosen, [seconds of one run's step in each repetition])}}"""
     found = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             _, times = found.setdefault(row["case"], {}).setdefault(row["contender"], (row["chosen"] == "1", []))
             times.append(float(row["seconds"]) / int(row["runs"]) / int(row["steps"]))
@@ -209,7 +209,7 @@ def table(results=RESULTS):
     """The text between the markers of the page, made from the results alone."""
     lines = []
     for path in sorted(results.glob("throughput_*.csv")):
-        provenance = json.loads(path.with_suffix(".json").read_text())
+        provenance = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         lines += [
             f"{provenance['processor']}; 1 thread; torch {provenance['torch']}; medians of {provenance['repetitions']} "
             "interleaved repetitions, quartiles in brackets.",
@@ -248,7 +248,7 @@ def page_with(text, page, begin=BEGIN, end=END):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true", help="only renew the table in docs/ensemble.md")
     parser.add_argument("--check", action="store_true", help="only exit 1 if the table is stale")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

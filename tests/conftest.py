@@ -53,7 +53,7 @@ def smoke(tmp_path_factory, worker_id):
         return results
     # The workers share one set: the first to come makes it, the others wait.
     shared = tmp_path_factory.getbasetemp().parent
-    with open(shared / "smoke.lock", "w") as lock:
+    with open(shared / "smoke.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (shared / "smoke.done").exists():
             _make_smoke(shared / "smoke")

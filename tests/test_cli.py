@@ -1,6 +1,11 @@
 """The command line: what it says, what it writes, and that bad input costs one line."""
 
+import io
 import json
+import os
+import random
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -30,6 +35,178 @@ def test_stability_speaks_torchs_order(capsys):
 def test_stability_verdicts(capsys, betas, verdict):
     said = stability(capsys, "--betas", *betas)
     assert said["verdict"].strip().startswith(verdict)
+
+
+@pytest.mark.parametrize(
+    "betas",
+    ["0.9 0.81", "0.8 0.64", "0.5 0.25", "0.7 0.49", "0.3 0.09", "0.99 0.9801", "0.999 0.998001", "0.01 0.0001"],
+)
+def test_pairs_typed_on_the_boundary_get_one_verdict(capsys, betas):
+    said = stability(capsys, "--betas", *betas.split())
+    assert said["verdict"].strip().startswith("on the boundary: updates can grow like the square root")
+    assert said["exact coefficient"].strip() == "0" and said["growth rate per step"].strip().startswith("0 ")
+
+
+@pytest.mark.parametrize("betas", ["0.4 0.25", "0.75 0.6", "0.72 0.5625", "0.976 0.953125", "0.9 0.8181818181818182"])
+def test_pairs_typed_on_the_papers_boundary_get_one_verdict(capsys, betas):
+    said = stability(capsys, "--betas", *betas.split())
+    assert said["verdict"].strip().startswith("bounded by the exact law")
+    assert said["C (paper)"].strip() == "0" and said["growth rate per step"].strip() == "0 (paper's law: 0)"
+
+
+def extreme_pairs(count=150):
+    """Pairs all over the square, and with one or both betas as close to 1 as float64 allows."""
+    rng = random.Random(0)
+    draws = (rng.random, lambda: 1 - 10 ** rng.uniform(-12, 0), lambda: 1 - rng.randrange(1, 40) * 2.0**-53)
+    return [(rng.choice(draws)(), rng.choice(draws)()) for _ in range(count)]
+
+
+def test_the_suggested_beta2_is_stable_when_typed_back(capsys):
+    without = []
+    for beta1, beta2 in [(0.99995, 0.999), (1 - 1e-12, 0.5), *extreme_pairs()]:
+        suggestion = stability(capsys, "--betas", repr(beta1), repr(beta2))["nearest stable beta2"].split()[0]
+        if suggestion == "none:":
+            without.append(beta1)
+            suggestion = repr(1 - 2.0**-53)
+        said = stability(capsys, "--betas", repr(beta1), suggestion)
+        assert said["verdict"].strip().startswith("stable") == (beta1 not in without), (beta1, beta2, suggestion)
+        assert beta1 in without or said["nearest stable beta2"].strip() == f"{suggestion} (yours)"
+    assert without and min(without) > 1 - 1e-15
+
+
+def test_betas_are_shown_to_the_last_digit(capsys):
+    said = stability(capsys, "--betas", "0.999999999999", "0.9999999")
+    assert said["betas"].strip() == "beta1 = γ = 0.999999999999, beta2 = β = 0.9999999"
+
+
+@pytest.mark.parametrize("betas", ["0.999 0.9", "0.95 0.9", "0.9999999 0.9"])
+def test_a_likely_swap_gets_a_hint_with_the_command(capsys, betas):
+    said = stability(capsys, "--betas", *betas.split(), "--steps", "7")
+    beta1, beta2 = betas.split()
+    assert "the order is torch's (beta1, beta2)" in said["hint"] and "the paper's (β, γ)" in said["hint"]
+    assert said["hint"].endswith(f"ctadam stability --betas {beta2} {beta1} --steps 7")
+
+
+@pytest.mark.parametrize("betas", ["0.9 0.999", "0.9 0.9", "0.995 0.999", "0.5 0.3", "0.9 0.81", "0.9 0.85", "0.3 0.4"])
+def test_no_hint_in_the_usual_order_or_without_growth(capsys, betas):
+    assert "hint" not in stability(capsys, "--betas", *betas.split())
+
+
+@pytest.mark.parametrize("steps", [10**12, 10**18, 10**400])
+def test_any_number_of_steps_has_a_bound(capsys, steps):
+    said = stability(capsys, "--betas", "0.9", "0.99", "--steps", str(steps))
+    assert said[f"bound on |u|, step {steps}"].strip() == said["bound on |u|, any step"].strip()
+
+
+@pytest.mark.parametrize("beta", ["1", "1.0", "1.5", "-0.1", "nan", "inf", "0.99999999999999999"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_betas_outside_the_square_are_one_line(capsys, beta, place):
+    betas = ["0.5", "0.5"]
+    betas[place] = beta
+    assert cli.main(["stability", "--betas", *betas]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and f"--betas: Invalid beta{place + 1}: {float(beta)} is not in [0, 1)" in lines[0]
+
+
+def test_the_readme_shows_what_stability_prints(root, capsys):
+    command, *shown = (
+        (root / "README.md").read_text(encoding="utf-8").partition("    $ ctadam stability ")[2].partition("\n\n")[0]
+    ).splitlines()
+    assert cli.main(["stability", *command.split()]) == 0
+    assert capsys.readouterr().out.splitlines() == [line.removeprefix("    ") for line in shown]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_output_that_cannot_be_encoded_is_replaced(results, root, monkeypatch, encoding):
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    monkeypatch.chdir(root)
+    (results / "claims.csv").unlink()
+    assert cli.main(["stability", "--betas", "0.999", "0.9"]) == 0
+    assert cli.main(["judge", str(results)]) == 0 and (results / "claims.csv").exists()
+    assert cli.main(["results", "laptop/tightness"]) == 0
+    assert cli.main(["estimate", "quadratic", "--scale", "smoke"]) == 0
+    assert cli.main(["draw", "fig2", "nowhere/γ≤β", "--out", "nowhere"]) == 1
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main(["run", "γ≤β"])
+    said, errors = (stream.buffer.getvalue().decode(encoding) for stream in streams.values())
+    assert "beta1 = ? = 0.999" in said and "usage: ctadam run" in said
+    assert "no runs in nowhere/???" in errors and "Traceback" not in errors
+
+
+def ctadam(*words, python=(), **options):
+    """The command in a process of its own."""
+    environment = os.environ | {"PYTHONUNBUFFERED": ""} | options.pop("env", {})
+    command = [sys.executable, *python, "-m", "ctadam", *words]
+    return subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False, **options)
+
+
+def test_the_posix_locale_shows_a_verdict_and_an_error():
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    good = ctadam("stability", "--betas", "0.9", "0.99", env=env, stdout=subprocess.PIPE)
+    assert good.returncode == 0 and b"beta1 = ? = 0.9" in good.stdout and not good.stderr
+    bad = ctadam("results", "γ", env=env, stdout=subprocess.PIPE)
+    assert bad.returncode == 1 and bad.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_costs_nothing(unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    env = {"PYTHONUNBUFFERED": unbuffered}
+    try:
+        for words in (["stability", "--betas", "0.9", "0.99"], ["--help"]):
+            done = ctadam(*words, env=env, stdout=write)
+            assert (done.returncode, done.stderr) == (0, b"")
+    finally:
+        os.close(write)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_an_error_but_not_where_the_result_is_a_file(results, monkeypatch, capsys):
+    (results / "claims.csv").unlink()
+    for words, status in ((["stability", "--betas", "0.9", "0.99"], 1), (["judge", str(results)], 0)):
+        with open("/dev/full", "w", encoding="utf-8") as full, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
+            assert cli.main(words) == status
+        said = capsys.readouterr().err
+        assert "ctadam: cannot write to standard output: No space left" in said and "Traceback" not in said
+    assert (results / "claims.csv").exists()
+
+
+def test_commands_work_without_docstrings_and_assertions(root):
+    """``python -OO``, or PYTHONOPTIMIZE=2."""
+    program = """
+import sys
+from ctadam.cli import main
+assert False, "-OO drops this"
+for words in (["--help"], ["stability", "--help"]):
+    try:
+        main(words)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+sys.exit(main(["stability", "--betas", "0.9", "0.99"]) or main(["results", "laptop"]))
+"""
+    done = subprocess.run([sys.executable, "-OO", "-c", program], cwd=root, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"usage: ctadam stability" in done.stdout and b"sets of runs" in done.stdout
+
+
+def test_a_code_table_that_lacks_an_entry_is_named(results, monkeypatch, capsys):
+    from ctadam.measurements import baselines as measured
+    from ctadam.predictions import baselines as predicted
+
+    monkeypatch.delitem(predicted.AVERAGES, "adamw")
+    assert cli.main(["predict", "baselines", str(results)]) == 1
+    said = "ctadam: predictions/baselines.py: AVERAGES has no entry for 'adamw': add one\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.delitem(measured.SIGNS, "text")
+    assert cli.main(["measure", "baselines", str(results)]) == 1
+    assert capsys.readouterr().err == "ctadam: measurements/baselines.py: SIGNS has no entry for 'text': add one\n"
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,105 @@
 """Figures: drawn from results alone, the same bytes every time, and the stages keep to their own."""
 
 import ast
+import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 
-from ctadam import figures
+from ctadam import cli, figures
 from ctadam.provenance import sha256
+
+#: What a user may have set, in a matplotlibrc or a style.
+SETTINGS = {
+    "lines.linewidth": 9, "axes.grid": True, "font.family": "serif", "savefig.bbox": "tight", "pdf.compression": 0,
+    "axes.prop_cycle": "cycler('color', ['r'])", "legend.loc": "center", "text.usetex": True,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("figure", figures.FIGURES)
-def test_same_data_same_bytes(smoke, tmp_path, figure):
+def test_same_data_same_bytes_whatever_the_user_has_set(smoke, tmp_path, figure):
     first = figures.draw(figure, smoke, tmp_path / "a")
-    second = figures.draw(figure, smoke, tmp_path / "b")
+    with mpl.rc_context(SETTINGS):
+        second = figures.draw(figure, smoke, tmp_path / "b")
+        assert mpl.rcParams["lines.linewidth"] == 9
     assert [p.suffix for p in first] == [".pdf", ".png"] and all(p.stat().st_size > 10_000 for p in first)
     assert [sha256(p) for p in first] == [sha256(p) for p in second]
+
+
+def test_an_inherited_backend_and_a_matplotlibrc_change_nothing(smoke, tmp_path):
+    """In a process of its own, because matplotlib reads both once, when it is imported."""
+    rc = "\n".join(f"{name}: {value}" for name, value in SETTINGS.items() if name != "axes.prop_cycle")
+    (tmp_path / "matplotlibrc").write_text(f"{rc}\nbackend: TkAgg\n", encoding="utf-8")
+    expected = figures.draw("fig6", smoke, tmp_path / "expected")
+    backend = "module://a_notebook.backend_inline"
+    program = (
+        "import os, sys; from ctadam.cli import main; status = main(sys.argv[1:]);"
+        "import matplotlib; assert matplotlib.rcParams['axes.grid'] is True, 'the matplotlibrc was not read';"
+        f"assert os.environ['MPLBACKEND'] == {backend!r}; sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "draw", "fig6", smoke, "--out", tmp_path / "drawn"],
+        cwd=tmp_path, env=os.environ | {"MPLBACKEND": backend}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [sha256(p) for p in expected] == [sha256(tmp_path / "drawn" / p.name) for p in expected]
+
+
+@pytest.mark.parametrize(
+    "figure, place, key",
+    [
+        ("fig1", "style.EQUATION_COLORS", (1, "paper")),
+        ("fig1", "style.EQUATION_MARKERS", (2, "exact")),
+        ("fig1", "style.MODEL_LINES", "mlp"),
+        ("fig1", "fig1_trajectory.MODELS", "mlp"),
+        ("fig1", "fig1_trajectory.EQUATIONS", (2, "paper")),
+        ("fig2", "style.COLORS", "exact"),
+        ("fig2", "style.LINES", "exact"),
+        ("fig3", "fig3_generalization.TASKS", "images"),
+        ("fig4", "fig4_norms.OPPONENTS", "tensor"),
+        ("fig4", "fig4_norms.MODEL_MARKERS", "mlp"),
+        ("fig5", "style.STRATEGY_COLORS", "naive"),
+        ("fig5", "style.STRATEGY_MARKERS", "naive"),
+        ("fig5", "fig5_stages.TITLES", False),
+        ("fig6", "fig6_quadratic.SWEEPS", "noise"),
+        ("fig6", "fig6_quadratic.NAMES", "noise"),
+        ("fig8", "fig8_practice.DTYPES", "float32"),
+        ("fig8", "fig8_practice.TOKENS", "characters"),
+        ("fig9", "style.FAMILY_COLORS", "AdamW"),
+        ("fig9", "style.FAMILY_MARKERS", "AdamW"),
+        ("fig9", "fig9_baselines.NAMES", "text"),
+    ],
+)
+def test_a_missing_colour_marker_or_name_says_where_to_add_it(smoke, tmp_path, monkeypatch, capsys, figure, place, key):
+    """As when an experiment gets a new optimizer, strategy or model; nothing is left out silently either."""
+    module, name = place.split(".")
+    monkeypatch.delitem(getattr(importlib.import_module(f"ctadam.figures.{module}"), name), key)
+    assert cli.main(["draw", figure, str(smoke), "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said == f"ctadam: figures/{module}.py: {name} has no entry for {key!r}: add one\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "figure, module, name",
+    [
+        ("fig3", "fig3_generalization", "USUAL"),
+        ("fig3", "fig3_generalization", "LEVELS"),
+        ("fig6", "fig6_quadratic", "LOOKS"),
+        ("fig8", "fig8_practice", "EPS"),
+    ],
+)
+def test_more_values_than_markers_says_where_to_add_more(smoke, tmp_path, monkeypatch, capsys, figure, module, name):
+    module = importlib.import_module(f"ctadam.figures.{module}")
+    monkeypatch.setattr(module, name, getattr(module, name)[:1])
+    assert cli.main(["draw", figure, str(smoke), "--out", str(tmp_path)]) == 1
+    file = module.__name__.rpartition(".")[2]
+    said = capsys.readouterr().err
+    assert said.startswith(f"ctadam: figures/{file}.py: {name} has 1 entries, and ") and said.count("\n") == 1
 
 
 def test_figure_2_shows_every_run_and_both_laws(smoke):

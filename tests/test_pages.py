@@ -101,6 +101,16 @@ def test_results_lists_what_is_shipped(checkout, capsys):
     assert f"{len(EXPERIMENTS)} sets of runs" in said
 
 
+@pytest.mark.parametrize("which", ["smoke", "smoke/"])
+def test_results_lists_one_scale(checkout, capsys, which):
+    (checkout / "results/cached/other").mkdir()
+    (checkout / "results/cached/other/SHA256SUMS").touch()
+    assert cli.main(["results", which]) == 0
+    header, *rows, total = capsys.readouterr().out.splitlines()
+    assert header.split()[1] == "scale" and [row.split()[1] for row in rows] == ["smoke"] * len(EXPERIMENTS)
+    assert total.startswith(f"{len(EXPERIMENTS)} sets of runs")
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_results_shows_provenance_and_summary(checkout, capsys, name):
     assert cli.main(["results", f"smoke/{name}"]) == 0
@@ -115,7 +125,12 @@ def test_results_shows_provenance_and_summary(checkout, capsys, name):
     [
         ("smoke/nothing", "no shipped runs smoke/nothing (there are: smoke/"),
         ("paper/growth", "no shipped runs paper/growth (there are: smoke/"),
-        ("growth", "'growth' is not SCALE/EXPERIMENT, such as laptop/growth"),
+        (
+            "growth",
+            "'growth' is not SCALE/EXPERIMENT, such as laptop/growth, nor a scale with shipped results (there are: ",
+        ),
+        ("../cached/smoke/growth", "no shipped runs ../cached/smoke/growth"),
+        ("/growth", "no shipped runs /growth"),
     ],
 )
 def test_results_that_are_not_there_are_one_line(checkout, capsys, which, message):

@@ -236,7 +236,7 @@ def test_runs_that_two_shards_hold_are_an_error(results):
         {k: v for k, v in record.items() if k != "sha256"} | {"file": second.name},
     )
     for columns in (None, ["run", "lr"], ["lr"]):
-        with pytest.raises(ArtifactError, match="runs of growth .* overlap: two rows share run = "):
+        with pytest.raises(ArtifactError, match=r"runs of growth .* overlap: two rows share run = "):
             read_runs(results, "growth", columns)
 
 

@@ -17,7 +17,7 @@ def test_rows_come_in_the_order_of_all_keys():
 
 def test_keys_that_two_rows_share_are_an_error():
     table = pd.DataFrame({"a": [1, 1, 2], "b": [np.nan, np.nan, 1.0]})
-    with pytest.raises(ValueError, match="two rows share a = 1.0, b = nan"):
+    with pytest.raises(ValueError, match=r"two rows share a = 1\.0, b = nan"):
         sort_rows(table, ["a", "b"])
 
 

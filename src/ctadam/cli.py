@@ -7,9 +7,13 @@ stages; ``promote`` turns fresh results into shipped ones, ``results`` lists tho
 
 import argparse
 import contextlib
+import errno
+import linecache
 import logging
+import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from ctadam import __version__
@@ -18,6 +22,12 @@ from ctadam.errors import ArtifactError
 log = logging.getLogger("ctadam")
 
 # Imports of anything heavy stand inside the commands: asking about two betas should not wait for torch.
+
+
+def _decimal(value):
+    """A float as short as it can be typed without becoming another one."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _stability(args):
@@ -32,19 +42,12 @@ def _stability(args):
     except ValueError as error:
         raise ArtifactError(f"--betas: {error}") from error
     rate = {law: stability.growth_rate(**pair, law=law) for law in c}
-    if c["paper"] > 0:
-        verdict = "stable: updates are bounded for every sequence of gradients"
-    elif c["exact"] > 0:
-        verdict = "bounded by the exact law, but outside the paper's stable region"
-    elif c["exact"] == 0:
-        verdict = "on the boundary: updates can grow like the square root of the number of steps"
-    else:
-        verdict = "unstable: updates can grow exponentially"
+    verdict = stability.verdict(**pair)
     rows = [
-        ("betas", f"beta1 = γ = {beta1:g}, beta2 = β = {beta2:g}"),
+        ("betas", f"beta1 = γ = {_decimal(beta1)}, beta2 = β = {_decimal(beta2)}"),
         ("C (paper)", f"{c['paper']:.6g}"),
         ("exact coefficient", f"{c['exact']:.6g}"),
-        ("verdict", verdict),
+        ("verdict", verdict.value),
     ]
 
     def bound(step):
@@ -53,10 +56,28 @@ def _stability(args):
 
     rows.append(("bound on |u|, any step", bound(np.inf)))
     if args.steps is not None:
-        rows.append((f"bound on |u|, step {args.steps}", bound(args.steps - 1)))
+        # Python's whole numbers go beyond float64's range.
+        rows.append((f"bound on |u|, step {args.steps}", bound(float(min(args.steps - 1, sys.float_info.max)))))
     rows.append(("growth rate per step", f"{rate['exact']:.6g} (paper's law: {rate['paper']:.6g})"))
     nearest = stability.nearest_stable_beta2(**pair)
-    rows.append(("nearest stable beta2", f"{nearest:g}" + (" (yours)" if nearest == beta2 else "")))
+    if np.isnan(nearest):
+        rows.append(("nearest stable beta2", "none: this beta1 is too close to 1 for any float64 below 1"))
+    else:
+        rows.append(("nearest stable beta2", _decimal(nearest) + (" (yours)" if nearest == beta2 else "")))
+    swapped = {"beta1": beta2, "beta2": beta1}
+    if (
+        beta1 > beta2
+        and verdict is stability.Verdict.UNSTABLE
+        and stability.verdict(**swapped) is stability.Verdict.STABLE
+    ):
+        steps = "" if args.steps is None else f" --steps {args.steps}"
+        rows.append(
+            (
+                "hint",
+                "the order is torch's (beta1, beta2), the opposite of the paper's (β, γ); if you meant the other: "
+                f"ctadam stability --betas {_decimal(beta2)} {_decimal(beta1)}{steps}",
+            )
+        )
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
@@ -187,16 +208,34 @@ def _derive(args, name):
 
 @contextlib.contextmanager
 def _columns(results):
-    """A column that the code asks a table for and does not find is the table's fault, and said in one line."""
+    """Report a lookup that failed in one line: in a table of results, or in one of the tables that the code holds."""
     try:
         yield
     except (KeyError, NameError) as error:  # NameError: pandas' query
         if isinstance(error, NameError) and not type(error).__module__.startswith("pandas"):
             raise
         log.debug("", exc_info=True)
+        constant = _constant(error)
+        if constant:
+            raise ArtifactError(f"{constant} has no entry for {error}: add one") from error
         raise ArtifactError(
             f"a table in {results} lacks what this code asks for ({error}): it was made by other code; make it again"
         ) from error
+
+
+def _constant(error):
+    """File and name of the constant of this package, such as ``AVERAGES``, in which a key was not found; None if the
+    lookup was another one, such as that of a column in a table."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    package = Path(__file__).parent
+    if not Path(frame.filename).is_relative_to(package) or frame.colno is None or frame.end_lineno != frame.lineno:
+        return None
+    # Columns are counted in bytes.
+    line = linecache.getline(frame.filename, frame.lineno).encode()
+    name = line[frame.colno : frame.end_colno].decode(errors="replace").partition("[")[0]
+    if not name.rpartition(".")[2].isupper():
+        return None
+    return f"{Path(frame.filename).relative_to(package).as_posix()}: {name}"
 
 
 def _predict(args):
@@ -264,13 +303,11 @@ def _results(args):
     from ctadam.config import root
 
     cached = root() / "results" / "cached"
-    if args.which is None:
-        print(shipped.listing(cached))
-        return
-    scale, separator, experiment = args.which.partition("/")
-    if not separator:
-        raise ArtifactError(f"{args.which!r} is not SCALE/EXPERIMENT, such as laptop/growth")
-    print(shipped.details(cached, scale, experiment))
+    scale, _, experiment = (args.which or "").rstrip("/").partition("/")
+    if experiment:
+        print(shipped.details(cached, scale, experiment))
+    else:
+        print(shipped.listing(cached, scale or None))
 
 
 def _verify(args):
@@ -335,7 +372,9 @@ def _parser():
     from ctadam.experiments import EXPERIMENTS
     from ctadam.figures import FIGURES
 
-    parser = argparse.ArgumentParser(prog="ctadam", description=__doc__.split("\n\n")[0])
+    # Not the docstring: python -OO drops it.
+    description = "Check betas; train, predict, measure, draw and judge. Each rule of the workflow calls one of these."
+    parser = argparse.ArgumentParser(prog="ctadam", description=description)
     parser.add_argument("--version", action="version", version=f"ctadam {__version__}")
     parser.add_argument("--log", metavar="FILE", help="write progress and errors to FILE as well")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -405,8 +444,10 @@ def _parser():
         "--figure", choices=FIGURES, help="only this figure, its tables and its claims; default: everything"
     )
 
-    sub = command("results", _results, "What is shipped: every experiment's runs, or one's provenance and summary.")
-    sub.add_argument("which", nargs="?", metavar="SCALE/EXPERIMENT", help="such as laptop/growth; default: list all")
+    sub = command("results", _results, "List the shipped runs, or show the provenance and summary of one experiment's.")
+    sub.add_argument(
+        "which", nargs="?", metavar="SCALE[/EXPERIMENT]", help="such as laptop or laptop/growth; default: list all"
+    )
 
     sub = command("verify", _verify, "Check the shipped results: all hashes, and a sample of the runs made again here.")
     sub.add_argument("scale", nargs="?", choices=SCALES, default="laptop")
@@ -430,14 +471,62 @@ def _parser():
     return parser
 
 
+#: Commands whose result is a file; what they print besides is only a view of it.
+_WRITE_FILES = ("judge",)
+
+
+class _Output:
+    """A stream that keeps the first error of writing to it instead of raising it, so that no command ends halfway."""
+
+    def __init__(self, stream):
+        self._stream, self.error = stream, None
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        self._attempt("write", text)
+        return len(text)
+
+    def flush(self):
+        self._attempt("flush")
+
+    def _attempt(self, name, *args):
+        if self._stream is None:  # closed before Python started
+            return
+        try:
+            getattr(self._stream, name)(*args)
+        except OSError as error:
+            self.error = self.error or error
+            # What is left in the buffer would fail once more at exit, and Python would report it.
+            with contextlib.suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self._stream.fileno())
+                os.close(null)
+
+
 def main(argv=None):
     """Run one command; the exit status is 0, or 1 for an error that the message explains."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or log that lacks "≤" or "γ" must not cost the command; not every stand-in can be reconfigured.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    output = _Output(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(output):
+            return _main(argv, output)
+    finally:
+        output.flush()
+        _Output(sys.stderr).flush()
+
+
+def _main(argv, output):
     args = _parser().parse_args(argv)
     handlers = [logging.StreamHandler(sys.stderr)]
     try:
         if args.log:
             Path(args.log).parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(args.log, mode="w", encoding="utf-8"))
+            handlers.append(logging.FileHandler(args.log, mode="w", encoding="utf-8", errors="replace"))
     except OSError as error:
         print(f"ctadam: cannot write {args.log}: {error.strerror}", file=sys.stderr)
         return 1
@@ -458,4 +547,9 @@ def main(argv=None):
     except Exception:
         log.exception("ctadam: %s failed", args.command)
         return 1
-    return 0
+    output.flush()
+    if output.error is None or output.error.errno == errno.EPIPE:  # EPIPE: the reader, such as `head`, has had enough
+        return 0
+    log.error("ctadam: cannot write to standard output: %s", output.error.strerror)
+    # Where the result is a file it is complete, and a failure would make Snakemake delete it.
+    return 0 if args.command in _WRITE_FILES else 1

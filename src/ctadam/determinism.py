@@ -78,7 +78,7 @@ def first_free(names, directory, *, every=1.0):
     said = False
     while True:
         for index, name in enumerate(names):
-            lock = open(Path(directory) / f"ctadam-{os.getuid()}-{name}.lock", "w")  # noqa: SIM115
+            lock = open(Path(directory) / f"ctadam-{os.getuid()}-{name}.lock", "w", encoding="utf-8")  # noqa: SIM115
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -70,16 +70,35 @@ def environment():
     }
 
 
+#: What git reads from the environment about which repository it works on; set, for example, inside git's own hooks.
+_GIT_LOCATION = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE",
+    "GIT_REPLACE_REF_BASE", "GIT_NO_REPLACE_OBJECTS", "GIT_IMPLICIT_WORK_TREE", "GIT_INTERNAL_SUPER_PREFIX",
+)  # fmt: skip
+
+
 def _commit():
-    """The commit this package is run from, ``-dirty`` if files differ from it; None outside a checkout."""
-    try:
-        here = Path(__file__).parent
+    """The commit this package is run from, ``-dirty`` if files differ from it; None outside a checkout of this artifact.
+
+    Sources from an archive and installed copies often lie inside another repository, whose commit says nothing about
+    them. So the repository must begin at this artifact's root, and track this file.
+    """
+    here = Path(__file__).resolve()
+    root = here.parents[-1] if len(here.parents) < 3 else here.parents[2]
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_LOCATION}
+
+    def git(*words):
         return subprocess.run(
-            ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+            ["git", "-C", root, *words], capture_output=True, encoding="utf-8", errors="surrogateescape", check=True,
+            env=environment,
+        ).stdout.removesuffix("\n")  # fmt: skip
+
+    try:
+        if not os.path.samefile(git("rev-parse", "--show-toplevel"), root):
+            return None
+        git("ls-files", "--error-unmatch", "--", here.relative_to(root))
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
     except (OSError, subprocess.CalledProcessError):
         return None
 

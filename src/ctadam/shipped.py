@@ -77,8 +77,8 @@ def size(count):
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
 
 
-def listing(cached):
-    """What is shipped, as a table for a terminal.
+def listing(cached, scale=None):
+    """What is shipped, of all scales or of one, as a table for a terminal.
 
     Raises:
         ArtifactError: nothing is, or something of it is damaged.
@@ -86,6 +86,14 @@ def listing(cached):
     found = directories(cached)
     if not found:
         raise ArtifactError(f"no shipped results in {cached}")
+    if scale is not None:
+        known = [directory.name for directory in found]
+        if scale not in known:
+            raise ArtifactError(
+                f"{scale!r} is not SCALE/EXPERIMENT, such as laptop/growth, nor a scale with shipped results "
+                f"(there are: {', '.join(known)})"
+            )
+        found = [directory for directory in found if directory.name == scale]
     table = overview(found)
     shown = table.assign(seconds=table["seconds"].map(duration), bytes=table["bytes"].map(size))
     shown = shown.rename(columns={"seconds": "time", "bytes": "size"})
@@ -109,7 +117,7 @@ def details(cached, scale, experiment):
     import yaml
 
     directory = Path(cached) / scale
-    if experiment not in experiments(directory):
+    if directory not in directories(cached) or experiment not in experiments(directory):
         have = [f"{d.name}/{name}" for d in directories(cached) for name in experiments(d)]
         raise ArtifactError(f"no shipped runs {scale}/{experiment} (there are: {', '.join(have) or 'none'})")
     row = describe(directory, experiment)

@@ -139,6 +139,8 @@ def test_unstable_betas_warn_once_with_the_numbers_and_the_callers_line():
         optimizer = KAdam([torch.zeros(1)])
         optimizer.add_param_group({"params": [torch.zeros(1)], "k": 1, "betas": (0.995, 0.95)})
     assert len(caught) == 1 and caught[0].filename == __file__
+    with pytest.warns(StabilityWarning, match="No beta2 below 1 is stable for this beta1"):
+        KAdam([torch.zeros(1)], k=1, betas=(1 - 2.0**-53, 0.999))
 
 
 def test_only_the_last_stage_warns():

@@ -1,11 +1,12 @@
 """The formulas of the stability theory: against exact arithmetic, brute force, and Adam's own recursion."""
 
 import warnings
+from fractions import Fraction
 
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
@@ -56,8 +57,11 @@ def test_coefficients_do_not_cancel_at_their_boundary(gamma, offset, law):
     with mpmath.workdps(60):
         g, b = mpmath.mpf(gamma), mpmath.mpf(beta)
         exact = float(2 / g - 1 / b - 1 if law == "paper" else mpmath.log(b) - 2 * mpmath.log(g))
-    error = abs(s.stability_coefficient(beta1=gamma, beta2=beta, law=law) - exact)
-    assert error <= 4 * np.finfo(float).eps * ((1 - gamma) / gamma + abs(exact))
+    found = s.stability_coefficient(beta1=gamma, beta2=beta, law=law)
+    if found == 0:  # on the boundary, up to the rounding of the betas themselves
+        assert abs(np.expm1(exact) if law == "exact" else exact * beta) <= 2 * s.BOUNDARY_TOLERANCE
+    else:
+        assert abs(found - exact) <= 4 * np.finfo(float).eps * ((1 - gamma) / gamma + abs(exact))
 
 
 def test_known_values():
@@ -166,6 +170,88 @@ def test_special_cases():
         assert s.stability_coefficient(**tiny) == pytest.approx(1e200)
         assert s.update_bound(**tiny, step=3) == pytest.approx(1) == s.update_bound(**tiny, step=3, law="exact")
         assert s.stability_coefficient(beta1=0.5, beta2=1e-310) == -np.inf
+
+
+#: Decimals below 1 with up to six digits, exactly.
+decimals = st.integers(1, 6).flatmap(lambda n: st.integers(1, 10**n - 1).map(lambda k: Fraction(k, 10**n)))
+
+
+@given(decimals)
+@example(Fraction(9, 10))
+@example(Fraction(8, 10))
+@example(Fraction(1, 2))
+@example(Fraction(1, 1000))
+@example(Fraction(999999, 1000000))
+def test_pairs_typed_on_the_exact_boundary_are_on_it(gamma):
+    pair = {"beta1": float(gamma), "beta2": float(gamma**2)}
+    assert s.verdict(**pair) is s.Verdict.BOUNDARY
+    assert s.stability_coefficient(**pair, law="exact") == 0
+    assert str(s.growth_rate(**pair, law="exact")) == "0.0"  # not -0.0, which would be printed
+    assert np.isinf(s.update_bound(**pair, step=np.inf, law="exact"))
+    assert s.update_bound(**pair, step=10**6, law="exact") == pytest.approx(
+        s.prefactor(**pair, step=10**6) * (1 - pair["beta1"]) / np.sqrt(1 - pair["beta2"]) * np.sqrt(10**6 + 1)
+    )
+
+
+@given(decimals)
+@example(Fraction(4, 10))
+@example(Fraction(75, 100))
+@example(Fraction(976, 1000))
+def test_pairs_typed_on_the_papers_boundary_are_on_it(gamma):
+    pair = {"beta1": float(gamma), "beta2": float(gamma / (2 - gamma))}
+    assert s.stability_coefficient(**pair) == 0
+    assert str(s.growth_rate(**pair)) == "0.0"
+    assert np.isinf(s.update_bound(**pair, step=np.inf))
+    # Inside the exact region, which touches the paper's at (1, 1) only.
+    assert s.verdict(**pair) is s.Verdict.BOUNDED
+
+
+@given(inside, laws, st.sampled_from([-1, 1]))
+def test_the_boundary_is_a_few_roundings_wide(gamma, law, side):
+    beta = s.boundary_beta2(beta1=gamma, law=law) * (1 + 4 * side * s.BOUNDARY_TOLERANCE)
+    assert np.sign(s.stability_coefficient(beta1=gamma, beta2=beta, law=law)) == side
+
+
+@given(pair=pairs)
+def test_the_verdict_agrees_with_coefficients_rates_and_bounds(pair):
+    verdict = s.verdict(**pair)
+    c, exact = (s.stability_coefficient(**pair, law=law) for law in ("paper", "exact"))
+    bounded = verdict in (s.Verdict.STABLE, s.Verdict.BOUNDED)
+    assert bounded == (exact > 0) == bool(np.isfinite(s.update_bound(**pair, step=np.inf, law="exact")))
+    assert (verdict is s.Verdict.STABLE) == (c > 0 and exact > 0)
+    assert (verdict is s.Verdict.UNSTABLE) == (exact < 0) == (s.growth_rate(**pair, law="exact") > 0)
+
+
+@pytest.mark.parametrize("gamma", [1e-5, 1e-17, 1e-160])
+def test_a_tiny_beta1_is_unstable_without_a_second_moment(gamma):
+    """γ(1 − γ) rounds to γ there, and β − γ² must not vanish with it."""
+    assert s.verdict(beta1=gamma, beta2=0.0) is s.Verdict.UNSTABLE
+    assert s.verdict(beta1=gamma, beta2=gamma) is s.Verdict.STABLE
+
+
+#: As close to 1 as float64 allows.
+close_to_one = st.one_of(
+    st.floats(0, 1, exclude_max=True),
+    st.floats(-16, 0).map(lambda exponent: min(1 - 10**exponent, np.nextafter(1, 0))).filter(lambda value: value >= 0),
+    st.integers(1, 64).map(lambda n: 1 - n * 2.0**-53),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(beta1=close_to_one, beta2=close_to_one, law=laws)
+@example(beta1=0.99995, beta2=0.999, law="paper")
+@example(beta1=1 - 1e-12, beta2=0.0, law="paper")
+@example(beta1=1 - 2.0**-53, beta2=0.5, law="exact")
+def test_the_nearest_stable_beta2_is_stable_as_printed(beta1, beta2, law):
+    nearest = s.nearest_stable_beta2(beta1=beta1, beta2=beta2, law=law)
+    last = 1 - 2.0**-53
+    wanted = {s.Verdict.STABLE} if law == "paper" else {s.Verdict.STABLE, s.Verdict.BOUNDED}
+    if np.isnan(nearest):
+        assert beta1 > 1 - 1e-15 and s.verdict(beta1=beta1, beta2=last) not in wanted
+    else:
+        assert nearest < 1 and s.verdict(beta1=beta1, beta2=float(repr(nearest))) in wanted
+        assert type(nearest) is float
+        assert s.stability_coefficient(beta1=beta1, beta2=nearest, law=law) > 0
 
 
 @given(pair=pairs, law=laws)

@@ -144,7 +144,7 @@ def _cifar10(cache):
         try:
             cache.mkdir(parents=True, exist_ok=True)
             # torchvision downloads and unpacks in place: of several jobs one does, and the others wait for it.
-            with open(cache / ".cifar10.lock", "w") as lock:
+            with open(cache / ".cifar10.lock", "w", encoding="utf-8") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 data = CIFAR10(cache, train=train, download=True)
         except Exception as error:  # urllib's and the archive's errors are not ours to enumerate

@@ -4,6 +4,7 @@ Identical data give identical bytes: no dates in the files, fonts embedded whole
 """
 
 import importlib
+import os
 import re
 from pathlib import Path
 
@@ -43,6 +44,23 @@ def caption_title(root, figure):
     return " ".join(found[1].split()).rstrip(".")
 
 
+def _import(name):
+    """Import a module of this package, and matplotlib with it.
+
+    matplotlib reads ``MPLBACKEND`` when it is first imported, and raises if that backend is missing here: a notebook,
+    for example, hands its own to every command that it runs. Figures are saved to files and need ``Agg`` only.
+    """
+    inherited = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "Agg"
+    try:
+        return importlib.import_module(f"ctadam.figures.{name}")
+    finally:
+        if inherited is None:
+            del os.environ["MPLBACKEND"]
+        else:
+            os.environ["MPLBACKEND"] = inherited
+
+
 def draw(figure, results, out):
     """Draw one figure from the results of one scale and save it in every format.
 
@@ -55,12 +73,11 @@ def draw(figure, results, out):
         The paths written.
 
     Raises:
-        ArtifactError: missing or damaged results.
+        ArtifactError: missing or damaged results, or a value in them that has no colour, marker or name yet.
     """
-    from ctadam.figures import style
     from ctadam.provenance import write_atomically
 
-    module = importlib.import_module(f"ctadam.figures.{FIGURES[figure][0]}")
+    style, module = _import("style"), _import(FIGURES[figure][0])
     with style.context():
         picture = module.draw(results)
         style.freeze_layout(picture)

@@ -10,20 +10,25 @@ from ctadam.store import read_csv, read_runs
 
 #: The model whose weights are shown; both are in the lower panels.
 SHOWN = "transformer"
-MODELS = {"mlp": "MLP", "transformer": "transformer"}
+MODELS = style.Table("figures/fig1_trajectory.py: MODELS", {"mlp": "MLP", "transformer": "transformer"})
 #: (order, kernel) -> name, in the order of the legend.
-EQUATIONS = {
-    (1, "paper"): "1st order, paper's kernel",
-    (1, "exact"): "1st order, exact kernel",
-    (2, "paper"): "2nd order, paper's kernel",
-    (2, "exact"): "2nd order, exact kernel",
-}
+EQUATIONS = style.Table(
+    "figures/fig1_trajectory.py: EQUATIONS",
+    {
+        (1, "paper"): "1st order, paper's kernel",
+        (1, "exact"): "1st order, exact kernel",
+        (2, "paper"): "2nd order, paper's kernel",
+        (2, "exact"): "2nd order, exact kernel",
+    },
+)
 
 
 def draw(results):
     """The figure, from the trajectory runs and measurements under ``results``."""
     runs = read_runs(results, "trajectory")
     table = read_csv(results, "trajectory", "measurements").query("variant == 'flow'")
+    MODELS.require(table["model"])
+    EQUATIONS.require(table[["order", "kernel"]].itertuples(index=False, name=None))
     pictured = runs[runs["weight_0"].notna() & (runs["model"] == SHOWN)]
     plain, decayed = pictured["weight_decay"].min(), pictured["weight_decay"].max()
 

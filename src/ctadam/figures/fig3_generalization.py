@@ -11,7 +11,7 @@ from ctadam.figures import style
 from ctadam.store import read_csv
 from ctadam.tables import sort_rows
 
-TASKS = {"text": "text", "images": "images"}
+TASKS = style.Table("figures/fig3_generalization.py: TASKS", {"text": "text", "images": "images"})
 _COLORS = sns.color_palette("colorblind").as_hex()
 #: The two views: one learning rate for all pairs, or the best for each.
 VIEWS = {"fixed": (_COLORS[0], "o"), "tuned": (_COLORS[1], "^")}
@@ -24,6 +24,7 @@ def draw(results):
     """The figure, from the predictions and measurements of the generalization runs under ``results``."""
     predictions = read_csv(results, "generalization", "predictions")[["run", "C"]]
     table = read_csv(results, "generalization", "measurements").merge(predictions, on="run")
+    TASKS.require(table["task"])
     figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 5.1), layout="constrained")
     for row, task in zip(axes, TASKS, strict=True):
         _against_c(row[0], table, task, "loss_end", np.subtract)
@@ -54,7 +55,7 @@ def _legend(figure, table):
         Line2D(
             [], [], ls="", marker=marker, ms=6, color="w", mec="k", mew=0.7, label=f"({pair.beta2:g}, {pair.beta1:g})"
         )
-        for pair, marker in zip(usual.itertuples(), USUAL, strict=False)
+        for pair, marker in style.by_rank("figures/fig3_generalization.py: USUAL", USUAL, usual.itertuples()).items()
     ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=6, columnspacing=1.2, handletextpad=0.4,
@@ -91,7 +92,7 @@ def _against_c(ax, table, task, column, by):
             va="top", fontsize=6.5, color=color,
         )  # fmt: skip
     usual = _compared(table, task, "usual", "fixed", column, by)
-    for marker, pair in zip(USUAL, usual.itertuples(), strict=False):
+    for pair, marker in style.by_rank("figures/fig3_generalization.py: USUAL", USUAL, usual.itertuples()).items():
         ax.plot(pair.C, pair.mean, marker, ms=6, color="w", mec="k", mew=0.7, zorder=4)
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
     ax.axhline(by(1.0, 1.0), color="0.7", lw=0.6, zorder=0)
@@ -102,7 +103,8 @@ def _levels(ax, table, task):
     """Test loss along level curves, beside all values of the normal curve's points inside the region."""
     inside = _compared(table, task, "normal", "fixed", "loss_end", np.subtract).query("C > 0")["mean"]
     ax.axhspan(inside.min(), inside.max(), color="0.9", lw=0, label=r"normal curve, $C>0$")
-    for (color, marker), level in zip(LEVELS, sorted(table["level"].dropna().unique(), reverse=True), strict=False):
+    levels = sorted(table["level"].dropna().unique(), reverse=True)
+    for level, (color, marker) in style.by_rank("figures/fig3_generalization.py: LEVELS", LEVELS, levels).items():
         points = _compared(table, task, "level", "fixed", "loss_end", np.subtract, level)
         ax.errorbar(
             points["beta2"], points["mean"], points["half"], color=color, marker=marker, ms=3.5, mfc="w", mew=0.8, lw=0.9,

@@ -18,15 +18,17 @@ LAWS = {
     "inertial": (r"inertial: from $\|u\|^2$ and $\gamma$", style.COLORS["exact"], "-", "^"),
 }
 #: What the weights of fixed norm are trained by, in the order of the legend.
-OPPONENTS = {
+OPPONENTS = style.Table("figures/fig4_norms.py: OPPONENTS", {
     "adam": ("Adam", "0.35", ":", "x"),
     "2adam": (r"2-Adam, $\gamma_2=0$", style.COLORS["paper"], "--", "o"),
     "unsmoothed": (r"… averaging $(g/\!\sqrt{v})^2$", _SETS[1], "-.", "s"),
     "inertial": (r"… rate over $\sqrt{(1+\gamma)/(1-\gamma)}$", style.COLORS["exact"], "-", "^"),
     "tensor": ("… and one number a weight", _SETS[2], (0, (5, 1, 1, 1, 1, 1)), "D"),
-}
+})  # fmt: skip
 BATCHINGS = {"minibatch": "-", "full": "--"}
-MODEL_MARKERS = {"transformer": "o", "cnn": "s", "mlp": "^", "linear": "D"}
+MODEL_MARKERS = style.Table(
+    "figures/fig4_norms.py: MODEL_MARKERS", {"transformer": "o", "cnn": "s", "mlp": "^", "linear": "D"}
+)
 
 
 def draw(results):
@@ -38,6 +40,8 @@ def draw(results):
         ],
         on="run",
     )
+    MODEL_MARKERS.require(table["model"])
+    OPPONENTS.require(set(runs["optimizer"].dropna()) - {"free"})  # the free one is what the others are compared with
     laws, pairs = table[table["variant"] == "law"], table[table["variant"] == "pair"]
     figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 5.1), layout="constrained")
     _along(axes[0, 0], runs, laws)

@@ -10,13 +10,16 @@ from ctadam.measurements.seeds import over_seeds
 from ctadam.measurements.stages import differences
 from ctadam.store import read_csv, read_runs
 
-TITLES = {False: "without normalization layers", True: "with normalization layers"}
+TITLES = style.Table(
+    "figures/fig5_stages.py: TITLES", {False: "without normalization layers", True: "with normalization layers"}
+)
 ADAM = {"color": "0.15", "marker": "*", "ms": 7}
 
 
 def draw(results):
     """The figure, from the runs and measurements of ``stages`` under ``results``."""
     runs, table = read_runs(results, "stages"), read_csv(results, "stages", "measurements")
+    style.STRATEGY_COLORS.require(table["stages"])
     networks = sorted(table["norm"].unique())
     # Two by two, or in a row where there is one network only.
     shape, height = ((2, 2), 5.2) if len(networks) > 1 else ((1, 3), 2.9)

@@ -14,13 +14,22 @@ from ctadam.theory import stability
 COLUMNS = 4
 #: Update at which the colours end.
 TOP = 100.0
-SWEEPS = {"lr": "", "noise": r"$\sigma$ = {noise:g}", "weight_decay": r"$\lambda$ = {weight_decay:g}"}
-NAMES = {"lr": "learning rates", "noise": r"noise $\sigma$", "weight_decay": r"weight decay $\lambda$"}
+SWEEPS = style.Table(
+    "figures/fig6_quadratic.py: SWEEPS",
+    {"lr": "", "noise": r"$\sigma$ = {noise:g}", "weight_decay": r"$\lambda$ = {weight_decay:g}"},
+)
+NAMES = style.Table(
+    "figures/fig6_quadratic.py: NAMES",
+    {"lr": "learning rates", "noise": r"noise $\sigma$", "weight_decay": r"weight decay $\lambda$"},
+)
+#: Colour and line of the sweeps, in the order of the runs.
+LOOKS = list(zip(sns.color_palette("colorblind"), ("-", "--", ":"), strict=False))
 
 
 def draw(results):
     """The figure, from the quadratic runs under ``results``."""
     runs = read_runs(results, "quadratic")
+    NAMES.require(runs["sweep"])
     settings = list(runs.groupby(["sweep", "lr", "noise", "weight_decay"], sort=False))
     rows = -(-(len(settings) + 1) // COLUMNS)
     figure, axes = plt.subplots(
@@ -78,10 +87,9 @@ def _map(ax, group, colors, norm):
 
 def _near(ax, runs):
     """How near to its exact bound each run came in the second half of its steps: shares of the runs."""
-    for (sweep, group), color, line in zip(
-        runs.groupby("sweep", sort=False), sns.color_palette("colorblind"), ("-", "--", ":"), strict=False
-    ):
-        ratio = np.sort(group["ratio_late"].to_numpy())
+    groups = dict(list(runs.groupby("sweep", sort=False)))
+    for sweep, (color, line) in style.by_rank("figures/fig6_quadratic.py: LOOKS", LOOKS, groups).items():
+        ratio = np.sort(groups[sweep]["ratio_late"].to_numpy())
         share = 1 - np.arange(len(ratio)) / len(ratio)
         ax.plot(ratio, share, line, color=color, label=NAMES[sweep])
     ax.axvline(1, color="0.5", lw=0.8)

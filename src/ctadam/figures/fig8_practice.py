@@ -15,8 +15,8 @@ from ctadam.theory import stability
 _COLORS = sns.color_palette("colorblind").as_hex()
 #: ε by rank, and the precision of the state.
 EPS = [(_COLORS[0], "o"), (_COLORS[2], "s"), (_COLORS[1], "^"), (_COLORS[4], "D")]
-DTYPES = {"float64": "-", "float32": ":"}
-TOKENS = {"words": (_COLORS[0], "o"), "characters": (_COLORS[1], "^")}
+DTYPES = style.Table("figures/fig8_practice.py: DTYPES", {"float64": "-", "float32": ":"})
+TOKENS = style.Table("figures/fig8_practice.py: TOKENS", {"words": (_COLORS[0], "o"), "characters": (_COLORS[1], "^")})
 #: How many of the words that hold the largest update are named.
 NAMED = 4
 
@@ -102,6 +102,7 @@ def _tokens(ax, results):
     table = measured.merge(predicted[["run", "C", "rate_exact"]], on="run")
     low = table.loc[table["variant"] == "characters", "C"].max()
     table = table[table["variant"].isin(["curve", "characters"]) & (table["C"] <= low + 0.02)]
+    TOKENS.require(table["tokens"])
     for tokens, (color, marker) in TOKENS.items():
         some = table[table["tokens"] == tokens]
         ax.errorbar(
@@ -118,7 +119,7 @@ def _tokens(ax, results):
 
 
 def _eps_styles(table):
-    return dict(zip(sorted(table["eps"].unique()), EPS, strict=False))
+    return style.by_rank("figures/fig8_practice.py: EPS", EPS, sorted(table["eps"].unique()))
 
 
 def _eps_handles(styles):

@@ -9,12 +9,16 @@ from ctadam.measurements.baselines import at_share
 from ctadam.measurements.seeds import over_seeds
 from ctadam.store import read_csv, read_runs
 
-NAMES = {"images": ("test accuracy", 1.0), "text": ("test loss (nats per token)", -1.0)}
+NAMES = style.Table(
+    "figures/fig9_baselines.py: NAMES", {"images": ("test accuracy", 1.0), "text": ("test loss (nats per token)", -1.0)}
+)
 
 
 def draw(results):
     """The figure, from the runs, predictions and measurements of ``baselines`` under ``results``."""
     table = read_csv(results, "baselines", "measurements")
+    NAMES.require(table["task"])
+    style.FAMILY_COLORS.require(table["family"])
     share = read_csv(results, "baselines", "predictions").set_index("run")["share"]
     equal = at_share(read_runs(results, "baselines"), share)
     tasks = [task for task in NAMES if (table["task"] == task).any()]

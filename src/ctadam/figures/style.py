@@ -7,26 +7,75 @@ import numpy as np
 import seaborn as sns
 from matplotlib.colors import ListedColormap, TwoSlopeNorm
 
+from ctadam.errors import ArtifactError
+
+
+class Table(dict):
+    """Colours, markers or names by a value of the results, which says where to add an entry that it lacks.
+
+    Args:
+        where: file and name, such as ``figures/style.py: COLORS``.
+        entries: the dict itself.
+    """
+
+    def __init__(self, where, entries):
+        super().__init__(entries)
+        self.where = where
+
+    def __missing__(self, key):
+        key = key.item() if isinstance(key, np.generic) else key  # shown as it would be typed
+        raise ArtifactError(f"{self.where} has no entry for {key!r}: add one")
+
+    def require(self, values):
+        """Raise `ArtifactError` for the first value without an entry, which a loop over the entries would leave out."""
+        for value in dict.fromkeys(values):
+            self[value]
+
+
+def by_rank(where, entries, values):
+    """Entries for values that have no names of their own, in order: ``{value: entry}``.
+
+    Raises:
+        ArtifactError: more values than entries.
+    """
+    values = list(values)
+    if len(values) > len(entries):
+        raise ArtifactError(f"{where} has {len(entries)} entries, and {len(values)} are needed: add more")
+    return dict(zip(values, entries, strict=False))
+
+
 #: Width of the text in inches; a figure drawn this wide is printed without scaling.
 TEXT_WIDTH = 6.75
 #: Categorical colours (seaborn's colour-blind-safe set) by role, so that a law looks the same in every figure.
 _PALETTE = sns.color_palette("colorblind").as_hex()
-COLORS = {"paper": _PALETTE[3], "exact": _PALETTE[0], "measured": "0.15", "curve": "0.25"}
-LINES = {"paper": "--", "exact": "-"}
+COLORS = Table(
+    "figures/style.py: COLORS", {"paper": _PALETTE[3], "exact": _PALETTE[0], "measured": "0.15", "curve": "0.25"}
+)
+LINES = Table("figures/style.py: LINES", {"paper": "--", "exact": "-"})
 #: The differential equations by (order, kernel), and the models they are held against.
-EQUATION_COLORS = {
+EQUATION_COLORS = Table("figures/style.py: EQUATION_COLORS", {
     (1, "paper"): _PALETTE[3], (1, "exact"): _PALETTE[0], (2, "paper"): _PALETTE[1], (2, "exact"): _PALETTE[2],
-}  # fmt: skip
-EQUATION_MARKERS = {(1, "paper"): "o", (1, "exact"): "s", (2, "paper"): "^", (2, "exact"): "D"}
+})  # fmt: skip
+EQUATION_MARKERS = Table(
+    "figures/style.py: EQUATION_MARKERS", {(1, "paper"): "o", (1, "exact"): "s", (2, "paper"): "^", (2, "exact"): "D"}
+)
 #: Strategies for the stages of k-Adam, and the optimizers it is held against.
-STRATEGY_COLORS = {"inverse-exp": _PALETTE[0], "uniform": _PALETTE[1], "exp": _PALETTE[2], "naive": _PALETTE[3]}
-STRATEGY_MARKERS = {"inverse-exp": "o", "uniform": "s", "exp": "^", "naive": "D"}
-FAMILY_COLORS = {
+STRATEGY_COLORS = Table(
+    "figures/style.py: STRATEGY_COLORS",
+    {"inverse-exp": _PALETTE[0], "uniform": _PALETTE[1], "exp": _PALETTE[2], "naive": _PALETTE[3]},
+)
+STRATEGY_MARKERS = Table(
+    "figures/style.py: STRATEGY_MARKERS", {"inverse-exp": "o", "uniform": "s", "exp": "^", "naive": "D"}
+)
+FAMILY_COLORS = Table("figures/style.py: FAMILY_COLORS", {
     "2-Adam": _PALETTE[0], "2-Adam unsmoothed": _PALETTE[9], "AdamW": "0.15", "NAdam": _PALETTE[1], "RAdam": _PALETTE[2],
     "Adamax": _PALETTE[7], "RMSprop": _PALETTE[3], "Adagrad": _PALETTE[4], "SGD, momentum": _PALETTE[5],
-}  # fmt: skip
-FAMILY_MARKERS = dict(zip(FAMILY_COLORS, "oPsvD^X*p", strict=True))
-MODEL_LINES = {"mlp": "--", "transformer": "-"}
+})  # fmt: skip
+FAMILY_MARKERS = Table("figures/style.py: FAMILY_MARKERS", {
+    "2-Adam": "o", "2-Adam unsmoothed": "P", "AdamW": "s", "NAdam": "v", "RAdam": "D",
+    "Adamax": "^", "RMSprop": "X", "Adagrad": "*", "SGD, momentum": "p",
+})  # fmt: skip
+MODEL_LINES = Table("figures/style.py: MODEL_LINES", {"mlp": "--", "transformer": "-"})
 
 
 def coefficient_scale(low, high):
@@ -48,8 +97,12 @@ def paler(colormap):
 
 @contextlib.contextmanager
 def context():
-    """Draw inside this: no screen, seaborn's paper context, type that is embedded whole and bytes that repeat."""
+    """Draw inside this: no screen, seaborn's paper context, type that is embedded whole and bytes that repeat.
+
+    It starts from matplotlib's own defaults, so that a ``matplotlibrc`` or a style of the user changes no picture.
+    """
     mpl.use("Agg")
+    defaults = {name: value for name, value in dict(mpl.rcParamsDefault).items() if name != "backend"}
     settings = {
         "figure.dpi": 100,
         "savefig.dpi": 200,
@@ -67,7 +120,12 @@ def context():
         "lines.linewidth": 1.2,
         "lines.markersize": 4,
     }
-    with sns.plotting_context("paper"), sns.axes_style("ticks"), mpl.rc_context(settings):
+    with (
+        mpl.rc_context(defaults),
+        sns.plotting_context("paper"),
+        sns.axes_style("ticks"),
+        mpl.rc_context(settings),
+    ):
         yield
 
 

@@ -8,12 +8,14 @@ for a family, the strategy are chosen anew for each.
 import numpy as np
 import pandas as pd
 
+#: Tasks, and whether more of their result is better.
+SIGNS = {"images": 1.0, "text": -1.0}
 KEYS = ["run", "task", "contender", "family", "lr", "weight_decay", "seed"]
 
 
 def result(rows):
     """The larger, the better: test accuracy for images, minus the test loss for text; after divergence, a guess's."""
-    sign = rows["task"].map({"images": 1.0, "text": -1.0})
+    sign = pd.Series([SIGNS[task] for task in rows["task"]], index=rows.index, dtype=float)
     value = sign * rows["test_score"].where(rows["task"] == "images", rows["test_loss"])
     return value.where(rows["diverged_at"] < 0, sign * rows["guess"])
 

@@ -178,10 +178,14 @@ class KAdam(Optimizer):
         self._warned_unstable = True
         rate = growth_rate(beta1=beta1, beta2=beta2)
         nearest = nearest_stable_beta2(beta1=beta1, beta2=beta2)
+        if math.isnan(nearest):
+            advice = "No beta2 below 1 is stable for this beta1."
+        else:
+            advice = f"The nearest stable beta2 for this beta1 is {nearest}."
         warnings.warn(
             f"The last stage's betas ({beta1:.6g}, {beta2:.6g}) are outside the stable region: C = {coefficient:.4g} "
             f"is not positive, so updates have no bound and can grow by a factor exp({rate:.4g}) per step (growth rate "
-            f"{rate:.4g}). The nearest stable beta2 for this beta1 is {nearest}.",
+            f"{rate:.4g}). {advice}",
             StabilityWarning,
             stacklevel=3,
         )

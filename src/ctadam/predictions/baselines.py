@@ -1,5 +1,7 @@
 """What a step of each contender of `ctadam.experiments.baselines` costs, counted in bytes."""
 
+import pandas as pd
+
 #: Parameters of a run, of which the predictions are made.
 COLUMNS = ["run", "task", "contender", "optimizer", "k", "step"]
 #: What Adam's step moves for each float32 parameter.
@@ -19,6 +21,6 @@ def predict(points):
         moves for each float32 parameter: the parameter and each average read and written, the gradient read; ``share``: the
         part of the run's steps in which it moves as many bytes as Adam in all of them (1 if it moves no more a step).
     """
-    averages = points["optimizer"].map(AVERAGES).where(points["optimizer"] != "kadam", 2 * points["k"])
-    moved = (12 + 8 * averages).astype(int)
+    averages = [2 * k if name == "kadam" else AVERAGES[name] for name, k in points[["optimizer", "k"]].to_numpy()]
+    moved = 12 + 8 * pd.Series(averages, index=points.index, dtype=int)
     return points[COLUMNS].drop(columns="step").assign(bytes=moved, share=(ADAM_BYTES / moved).clip(upper=1.0))

@@ -15,6 +15,7 @@ Two laws are given for every quantity, chosen by ``law``:
 Everything is float64, elementwise with NumPy broadcasting, and without physical units (rates are per step).
 """
 
+import enum
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,19 @@ Law = Literal["paper", "exact"]
 
 #: The pair almost everybody uses, torch's default.
 USUAL_PAIR = {"beta1": 0.9, "beta2": 0.999}
+#: Relative distance of ``beta2`` from a boundary up to which a pair counts as on it. Betas are typed as decimals, and
+#: 0.9² = 0.81 holds for the decimals but not for the nearest floats: rounding both of them moves the pair by up to 1.5
+#: machine epsilons, and evaluating the distance adds about as much again.
+BOUNDARY_TOLERANCE = 4 * np.finfo(np.float64).eps
+
+
+class Verdict(enum.Enum):
+    """What the two laws say about a pair of betas; see `verdict`. The value is the sentence to show."""
+
+    STABLE = "stable: updates are bounded for every sequence of gradients"
+    BOUNDED = "bounded by the exact law, but outside the paper's stable region"
+    BOUNDARY = "on the boundary: updates can grow like the square root of the number of steps"
+    UNSTABLE = "unstable: updates can grow exponentially"
 
 
 def _betas(beta1, beta2):
@@ -46,6 +60,15 @@ def _check_law(law):
         raise ValueError(f"Invalid law: {law!r} is neither 'paper' nor 'exact'")
 
 
+def _above_boundary(gamma, beta, law):
+    """β/β₀ − 1, where β₀ is the boundary for this γ: accurate to rounding near 0, inf or NaN where γ² underflows."""
+    if law == "paper":
+        return (2 * beta * (1 - gamma) - gamma * (1 - beta)) / gamma
+    # The first form is exact up to one rounding where β and γ² cancel near 1; below 1/2 it is 1 − γ that is rounded.
+    near_one = ((beta - gamma) + gamma * (1 - gamma)) / gamma**2
+    return np.where(gamma >= 0.5, near_one, beta / gamma**2 - 1)
+
+
 def stability_coefficient(*, beta1, beta2, law: Law = "paper"):
     """The coefficient whose sign decides whether updates are bounded (positive) or can grow exponentially (negative).
 
@@ -55,8 +78,8 @@ def stability_coefficient(*, beta1, beta2, law: Law = "paper"):
         law: ``"paper"`` for C = 2/γ − 1/β − 1, ``"exact"`` for C_d = ln(β/γ²).
 
     Returns:
-        float64 of the broadcast shape. +inf for γ = 0 (RMSprop and sign descent: always bounded), −inf for
-        β = 0 < γ (v forgets all but the last gradient: no bound).
+        float64 of the broadcast shape. Exactly 0 on the boundary, up to `BOUNDARY_TOLERANCE`; +inf for γ = 0 (RMSprop
+        and sign descent: always bounded); −inf for β = 0 < γ (v forgets all but the last gradient: no bound).
 
     Raises:
         ValueError: a beta outside [0, 1) or an unknown law.
@@ -69,9 +92,16 @@ def stability_coefficient(*, beta1, beta2, law: Law = "paper"):
             c = (2 * beta * (1 - gamma) - gamma * (1 - beta)) / beta / gamma
             c = np.where(beta == 0, -np.inf, c)
         else:
-            # β − γ² as (β−γ) + γ(1−γ), both exact where they nearly cancel; the plain logarithms elsewhere.
+            # β − γ² as (β−γ) + γ(1−γ), both exact where they nearly cancel; the plain logarithms elsewhere, and for a γ
+            # so small that rounding γ(1−γ) would outweigh γ².
             excess = ((beta - gamma) + gamma * (1 - gamma)) / gamma**2
-            c = np.where(np.abs(excess) < 0.5, np.log1p(excess), np.log(beta) - 2 * np.log(gamma))
+            close = (np.abs(excess) < 0.5) & (gamma > 1e-4)
+            c = np.where(close, np.log1p(excess), np.log(beta) - 2 * np.log(gamma))
+        above = _above_boundary(gamma, beta, law)
+        if law == "exact":
+            # For a small γ even the sign of the excess is lost so close to the boundary.
+            c = np.where(np.abs(above) < 1e-9, np.log1p(above), c)
+        c = np.where(np.abs(above) <= BOUNDARY_TOLERANCE, 0.0, c)
     return np.where(gamma == 0, np.inf, c)[()]
 
 
@@ -81,7 +111,25 @@ def growth_rate(*, beta1, beta2, law: Law = "paper"):
     The paper's law gives |C|/2 outside the stable region, the exact one ln(γ/√β). Shapes and errors as in
     `stability_coefficient`.
     """
-    return np.maximum(0.0, -0.5 * stability_coefficient(beta1=beta1, beta2=beta2, law=law))[()]
+    # The sum turns −0, which a coefficient of 0 gives, into 0.
+    return (np.maximum(0.0, -0.5 * stability_coefficient(beta1=beta1, beta2=beta2, law=law)) + 0.0)[()]
+
+
+def verdict(*, beta1, beta2):
+    """Return the `Verdict` on a pair of betas (scalars in [0, 1)).
+
+    The exact law decides between bounded, boundary and unstable, because it is attained; a bounded pair is ``STABLE``
+    if it lies inside the paper's region as well. `BOUNDARY_TOLERANCE` applies to both boundaries.
+
+    Raises:
+        ValueError: a beta outside [0, 1).
+    """
+    exact = stability_coefficient(beta1=beta1, beta2=beta2, law="exact")
+    if exact < 0:
+        return Verdict.UNSTABLE
+    if exact == 0:
+        return Verdict.BOUNDARY
+    return Verdict.STABLE if stability_coefficient(beta1=beta1, beta2=beta2, law="paper") > 0 else Verdict.BOUNDED
 
 
 def prefactor(*, beta1, beta2, step):
@@ -168,20 +216,43 @@ def boundary_beta2(*, beta1, law: Law = "paper"):
 
 
 def nearest_stable_beta2(*, beta1, beta2, law: Law = "paper"):
-    """The nearest ``beta2`` with a positive coefficient for this ``beta1``: ``beta2`` itself if it is stable.
+    """Return the nearest stable ``beta2`` for this ``beta1``: ``beta2`` itself if the pair is stable.
 
-    Otherwise the boundary rounded up in the third significant digit of 1 − boundary, so that it can be typed and is
-    strictly inside. Scalars only.
+    Otherwise the boundary rounded up in the third significant digit of 1 − boundary, so that it is short to type, and
+    in a later digit where float64 or `BOUNDARY_TOLERANCE` demands it.
+
+    Args:
+        beta1, beta2: scalars in [0, 1).
+        law: ``"paper"`` for a pair inside the paper's region (`Verdict.STABLE`), ``"exact"`` for one that is bounded by
+            the exact law.
+
+    Returns:
+        float below 1 that is stable as it stands and as ``repr`` prints it. NaN if no float64 below 1 is: this
+        happens only for a ``beta1`` within a few machine epsilons of 1.
     """
-    if stability_coefficient(beta1=beta1, beta2=beta2, law=law) > 0:
+    _check_law(law)
+    wanted = (Verdict.STABLE,) if law == "paper" else (Verdict.STABLE, Verdict.BOUNDED)
+
+    def stable(candidate):
+        return candidate < 1 and verdict(beta1=beta1, beta2=candidate) in wanted
+
+    if verdict(beta1=beta1, beta2=beta2) in wanted:
         return float(beta2)
     boundary = float(boundary_beta2(beta1=beta1, law=law))
     digits = 2 - int(np.floor(np.log10(1 - boundary)))
-    unit = 10.0**-digits
-    candidate = round(np.ceil(boundary / unit) * unit, digits)
-    if not stability_coefficient(beta1=beta1, beta2=candidate, law=law) > 0:
-        candidate = round(candidate + unit, digits)
-    return float(candidate)
+    for places in range(digits, max(digits, 17) + 1):
+        unit = 10.0**-places
+        candidate = round(float(np.ceil(boundary / unit)) * unit, places)
+        for value in (candidate, round(candidate + unit, places)):
+            if stable(value):
+                return value
+    # Decimals of 17 places skip some of the last floats below 1.
+    value = boundary
+    while value < 1:
+        value = float(np.nextafter(value, 1))
+        if stable(value):
+            return value
+    return float("nan")
 
 
 def level_curve(*, coefficient, beta2):
