@@ -296,7 +296,7 @@ def _same_figure(figure, shipped, redrawn):
         return Check(figure, IDENTICAL)
     try:
         share, largest = figures.difference(*pairs[figures.FORMATS.index("png")])
-    except OSError as error:
+    except (OSError, SyntaxError) as error:  # Pillow: not a PNG file
         return Check(figure, DIFFERS, str(error))
     note = f"other bytes; {share:.1g} of the pixels differ by more than {figures.LEVELS} of 255, at most by {largest}"
     return Check(figure, AGREES if share <= figures.PIXELS else DIFFERS, note)
