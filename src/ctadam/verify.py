@@ -308,7 +308,7 @@ def compare_redrawn(scale, *, figure=None, results="results", pictures="paper_fi
     Args:
         scale: which scale.
         figure: only this figure with its tables and claims; everything if None.
-        results, pictures: directories that hold ``redrawn``.
+        results, pictures: directories that hold ``redrawn``; no figure is compared if ``pictures`` is None.
 
     Yields:
         `Check` for every table, figure and ledger.
@@ -319,7 +319,7 @@ def compare_redrawn(scale, *, figure=None, results="results", pictures="paper_fi
     redrawn = Path(results) / "redrawn" / scale
     shipped = runs_directory(redrawn)
     names = list(shipped_experiments(shipped))
-    drawn = [name for name, (_, needs) in figures.FIGURES.items() if set(needs) <= set(names)]
+    drawn = [name for name, (_, needs) in figures.FIGURES.items() if set(needs) <= set(names) and pictures is not None]
     if figure is not None:
         names, drawn = figures.FIGURES[figure][1], [figure]
     for experiment in names:
