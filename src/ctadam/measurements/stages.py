@@ -14,7 +14,8 @@ def measure(runs):
         step, ``update_max`` (largest of the tested steps), ``diverged_at``, ``guess``. A run that diverged has learnt nothing:
         its accuracy is ``guess``, its losses are empty.
     """
-    last = runs.sort_values("step").groupby("run", as_index=False).last()
+    # The last row itself, whose numbers may be NaN; `last()` would go back to the last that are not.
+    last = runs.sort_values(["run", "step"]).groupby("run").tail(1).reset_index(drop=True)
     largest = runs.groupby("run")["update_max"].max()
     diverged = last["diverged_at"] >= 0
     return last[KEYS].assign(
