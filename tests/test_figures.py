@@ -214,7 +214,7 @@ ALLOWED = {
     "theory": (),
     "predictions": ("ctadam.predictions", "ctadam.theory"),
     # The bias correction belongs to the update's definition; nothing else of theory may be known here.
-    "measurements": ("ctadam.measurements", "ctadam.theory.stability.prefactor"),
+    "measurements": ("ctadam.measurements", "ctadam.tables", "ctadam.theory.stability.prefactor"),
 }
 
 

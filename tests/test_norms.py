@@ -315,7 +315,7 @@ class _Evidence:
     table: pd.DataFrame
 
 
-def _law_table(**columns):
+def law_table(**columns):
     base = {
         "variant": "law", "model": "mlp", "batching": "full", "steps": 400, "beta1": [0.0, 0.9], "lr": 0.01, "weight_decay": 1.0,
         "coarse_error": 0.01, "coarse_cosine": 0.9, "cosine": 0.5, "chance": 1.0, "turn_ratio": 1.0, "angle": 0.1,
@@ -339,12 +339,12 @@ def _law_table(**columns):
     ],
 )  # fmt: skip
 def test_verdicts_of_the_laws(judge, good, bad):
-    assert judge(_law_table(**good)).verdict == REPRODUCED
-    assert judge(_law_table(**bad)).verdict == CONTRADICTED
-    assert judge(_law_table(steps=100)).verdict == INCONCLUSIVE
+    assert judge(law_table(**good)).verdict == REPRODUCED
+    assert judge(law_table(**bad)).verdict == CONTRADICTED
+    assert judge(law_table(steps=100)).verdict == INCONCLUSIVE
 
 
-def _pair_table(adam, **columns):
+def pair_table(adam, **columns):
     base = {"variant": "pair", "model": "linear", "batching": "full", "steps": 400, "beta1": 0.9, "lr": 0.03, "weight_decay": 1.0,
             "remembered": 0.0}  # fmt: skip
     for name in norms.OPPONENTS:
@@ -353,12 +353,12 @@ def _pair_table(adam, **columns):
 
 
 def test_verdicts_of_the_pairs():
-    assert claims._n6(_pair_table([0.2, 0.3])).verdict == REPRODUCED
-    assert claims._n6(_pair_table([0.05, 0.05])).verdict == CONTRADICTED
+    assert claims._n6(pair_table([0.2, 0.3])).verdict == REPRODUCED
+    assert claims._n6(pair_table([0.05, 0.05])).verdict == CONTRADICTED
     # One seed of two: farther on average, but not for every seed.
-    assert claims._n6(_pair_table([0.15, 0.01])).verdict == INCONCLUSIVE
+    assert claims._n6(pair_table([0.15, 0.01])).verdict == INCONCLUSIVE
     for judge, name in ((claims._n7, "unsmoothed"), (claims._n9, "inertial")):
-        assert judge(_pair_table(0.1, **{f"direction_{name}": 0.05})).verdict == REPRODUCED
-        assert judge(_pair_table(0.1, **{f"direction_{name}": 0.06})).verdict == CONTRADICTED
-        assert judge(_pair_table(0.1, remembered=0.06)).verdict == INCONCLUSIVE
-        assert judge(_pair_table(0.1, beta1=0.5)).verdict == INCONCLUSIVE
+        assert judge(pair_table(0.1, **{f"direction_{name}": 0.05})).verdict == REPRODUCED
+        assert judge(pair_table(0.1, **{f"direction_{name}": 0.06})).verdict == CONTRADICTED
+        assert judge(pair_table(0.1, remembered=0.06)).verdict == INCONCLUSIVE
+        assert judge(pair_table(0.1, beta1=0.5)).verdict == INCONCLUSIVE

@@ -2,7 +2,8 @@
 
 A module an experiment, a function a claim. It sees the raw runs, predictions and measurements of one scale and returns its
 outcome; the decorator carries what the ledger says about it. Verdicts: ``reproduced``, ``contradicted``, and
-``inconclusive`` where the interval covers both or the scale cannot decide. A contradicted claim is a result, not an error.
+``inconclusive`` where the interval covers both, the scale cannot decide, or runs are not finite (`rules.by_finite_runs`). A
+contradicted claim is a result, not an error.
 
 Sources: P the paper (arXiv 2411.05746), D derived here, R asked by a reviewer of the paper.
 """

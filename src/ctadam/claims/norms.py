@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ctadam.claims.rules import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim
+from ctadam.claims.rules import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, by_finite_runs, claim, finite
 
 #: Runs of fewer steps are start-up only, with averages of 1/(1−γ) = 100 steps.
 SETTLED = 200
@@ -12,15 +12,20 @@ FELT = 0.05
 USUAL_GAMMA = 0.9
 
 
-def _over(variant, which=lambda table: True):
-    """A rule over the runs of a variant, of these `which`, that are long enough; left open where there are none."""
+def _over(variant, *measured, which=lambda table: True):
+    """A rule over the finite runs of a variant, of these `which`, that are long enough; left open where there are none.
+
+    Args:
+        variant: ``law`` or ``pair``.
+        *measured: the columns that must be finite for a run to be evidence.
+        which: function from the table to the rows that the claim judges.
+    """
 
     def decorate(rule):
         def judge(e):
             runs = e.table[(e.table["variant"] == variant) & (e.table["steps"] >= SETTLED) & which(e.table)]
-            if runs.empty:
-                return Outcome("", "", INCONCLUSIVE, f"no run of {SETTLED} steps or more")
-            return rule(runs)
+            lost = ~finite(runs, *measured)
+            return by_finite_runs("", runs[~lost], lost, rule, none=f"no run of {SETTLED} steps or more")
 
         return judge
 
@@ -61,7 +66,7 @@ def _by_gamma(runs, column):
     "paper's law from ‖W‖² without the part of Assumption 2; in the note the cosines, in units of those by chance",
     rule="at most 3 % in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-@_over("law")
+@_over("law", "memory_error_paper")
 def _n1(runs):
     cosines = "; ".join(f"γ = {g:g}: {some['cosine'].median():.2f}" for g, some in runs.groupby("beta1"))
     return Outcome(
@@ -76,7 +81,7 @@ def _n1(runs):
     statistic="share of ‖W‖² that ⟨W, g/√v⟩ ≠ 0 has added, largest along the run and over weights",
     rule="at most 3 % in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-@_over("law")
+@_over("law", "coarse_error")
 def _n2(runs):
     return Outcome(
         "0", _median_and_largest(runs["coarse_error"]), _everywhere(runs, runs["coarse_error"] <= 0.03),
@@ -90,7 +95,7 @@ def _n2(runs):
     statistic="largest relative error of the law along the run and over weights, γ = 0",
     rule="at most 3 % in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-@_over("law", lambda table: table["beta1"] == 0)
+@_over("law", "error_paper", which=lambda table: table["beta1"] == 0)
 def _n3(runs):
     good = runs["error_paper"] <= 0.03
     return Outcome(
@@ -105,7 +110,7 @@ def _n3(runs):
     statistic="largest relative errors of both laws along the run and over weights, γ = 0.9",
     rule="the new law's at most 5 %, and the paper's larger, in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-@_over("law", _usual)
+@_over("law", "error_paper", "error_unsmoothed", which=_usual)
 def _n4(runs):
     closer = runs["error_unsmoothed"] < runs["error_paper"]
     good = (runs["error_unsmoothed"] <= 0.05) & closer
@@ -122,7 +127,7 @@ def _n4(runs):
     statistic="path of Ŵ over the sum of η‖u‖/‖W‖, of the weight where it is farthest from 1",
     rule="within 5 % of 1 in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-@_over("law")
+@_over("law", "turn_ratio")
 def _n5(runs):
     good = (runs["turn_ratio"] - 1).abs() <= 0.05
     worst = "; ".join(
@@ -156,7 +161,7 @@ def _name(setting):
     rule="2-Adam is closer in every setting; contradicted if for some setting it is farther for every seed",
     experiment="norms", figure="fig4",
 )  # fmt: skip
-@_over("pair")
+@_over("pair", *(f"{kind}_{name}" for kind in ("direction", "function", "loss") for name in ("2adam", "adam")))
 def _n6(runs):
     closer = (runs["direction_2adam"] < runs["direction_adam"]).groupby([runs[c] for c in _SETTING]).agg(["any", "all"])
     means = runs.groupby(_SETTING)[[c for c in runs if c.startswith(("direction_", "function_", "loss_"))]].mean()
@@ -202,7 +207,7 @@ def _against_2adam(runs, name):
     statistic="N6's distance for that variant over the one for 2-Adam, γ = 0.9, decay felt (at most 5 % of ‖W_0‖² left)",
     rule="at most half in every setting", experiment="norms", figure="fig4",
 )  # fmt: skip
-@_over("pair", _usual_and_felt)
+@_over("pair", "direction_2adam", "direction_unsmoothed", which=_usual_and_felt)
 def _n7(runs):
     return _against_2adam(runs, "unsmoothed")
 
@@ -213,7 +218,7 @@ def _n7(runs):
     "of Assumption 2; γ > 0",
     rule="at most 5 %, and the paper's larger, in every run", experiment="norms", figure="fig4",
 )  # fmt: skip
-@_over("law", lambda table: table["beta1"] > 0)
+@_over("law", "memory_error_inertial", "memory_error_paper", which=lambda table: table["beta1"] > 0)
 def _n8(runs):
     good = (runs["memory_error_inertial"] <= 0.05) & (runs["memory_error_inertial"] < runs["memory_error_paper"])
     return Outcome(
@@ -228,6 +233,6 @@ def _n8(runs):
     "N9", "D", "… so 2-Adam with γ₂ = 0 stands for the norm if its learning rate is divided by √((1+γ)/(1−γ))",
     statistic="as N7, for 2-Adam with that learning rate", rule="as N7", experiment="norms", figure="fig4",
 )  # fmt: skip
-@_over("pair", _usual_and_felt)
+@_over("pair", "direction_2adam", "direction_inertial", which=_usual_and_felt)
 def _n9(runs):
     return _against_2adam(runs, "inertial")

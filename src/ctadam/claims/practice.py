@@ -1,10 +1,22 @@
 """Claims E1, E2 and L1: what ends the growth in practice and what does not, and what is left of it in a long run."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 
-from ctadam.claims.rules import CLAIMS, CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim, worst
+from ctadam.claims.rules import (
+    CLAIMS,
+    CONTRADICTED,
+    INCONCLUSIVE,
+    REPRODUCED,
+    Outcome,
+    by_finite_runs,
+    claim,
+    finite,
+    number,
+    worst,
+)
 from ctadam.measurements.growth import WINDOW
 
 #: The steps that claim L1 speaks of.
@@ -28,6 +40,14 @@ def _geometric(values):
 )  # fmt: skip
 def _e1(e):
     runs = e.table.query("variant == 'epsilon'")
+    lost = ~np.isfinite(runs[["peak", "peak_unseen"]].astype(float)).all(axis=1) | (runs["diverged_at"] == 0)
+    # Without ε, float64 state may leave the finite numbers and has then grown. Whatever caps the growth must not.
+    lost |= (runs["diverged_at"] > 0) & ((runs["eps"] > 0) | (runs["state_dtype"] != "float64"))
+    return by_finite_runs("", runs[~lost], lost, _judge_caps)
+
+
+def _judge_caps(runs):
+    """E1 by the runs that are evidence."""
     double = runs.query("state_dtype == 'float64' and eps > 0").groupby("eps").agg(
         peak=("peak", _geometric), unseen=("peak_unseen", "mean"), cap=("cap", "first"), when=("cap_unseen", "first")
     )  # fmt: skip
@@ -37,8 +57,6 @@ def _e1(e):
     small, large = double.iloc[0], double.iloc[1]
     if double["cap"].isna().any():
         return Outcome("", "", INCONCLUSIVE, "the exact law calls the pair stable")
-    if (runs.loc[runs["eps"] > 0, "diverged_at"] >= 0).any():
-        return Outcome("", "", INCONCLUSIVE, "a run with ε > 0 was not finite at some step")
     # For gradients whose mean square is 1; smaller ones meet ε, and the end of float32's numbers, sooner.
     last = max(small["when"], float(np.log(SMALLEST) / np.log(runs["beta2"].iloc[0])))
     # A run that left the finite numbers has shown its growth, however soon that was.
@@ -67,24 +85,30 @@ def _e1(e):
 def _e2(e):
     table = e.table[(e.table["eps"] == 0) & (e.table["state_dtype"] == "float64")]
     half = table[table["precision"] == "bfloat16"]
-    if half.empty:
-        return Outcome("", "", INCONCLUSIVE, "no runs in bfloat16")
     # The same pair under nothing else: the bare runs of the other variant.
     full = table[(table["variant"] == "epsilon") & table["seed"].isin(half["seed"])]
     pairs = half.merge(full, on="seed", suffixes=("_half", "_full"), validate="one_to_one")
-    growth = float((half["rate_exact"] * WINDOW * half["steps"]).min())
+    lost = ~finite(pairs, *(f"{column}_{which}" for column in ("rate", "peak") for which in ("half", "full")))
+    lost |= (pairs[["diverged_at_half", "diverged_at_full"]] >= 0).any(axis=1)
+    outcome = by_finite_runs("0; 1", pairs[~lost], lost, _judge_precision, none="no runs in bfloat16 with partners")
+    # The rule leaves the claim open where a run was not finite, whatever the others show.
+    return replace(outcome, verdict=INCONCLUSIVE) if lost.any() else outcome
+
+
+def _judge_precision(pairs):
+    """E2 by the pairs of runs that stayed finite."""
+    growth = float((pairs["rate_exact_half"] * WINDOW * pairs["steps_half"]).min())
     if not growth >= 1:
         return Outcome("0; 1", "", INCONCLUSIVE, f"too short: predicted growth in the window e^{growth:.2g}, not e^1")
-    difference = float((pairs["rate_half"] - pairs["rate_full"]).abs().max(skipna=False))
-    held = float((pairs["held_rate_half"] - pairs["held_rate_full"]).abs().max())
+    difference = float((pairs["rate_half"] - pairs["rate_full"]).abs().max())
+    held = float((pairs["held_rate_half"] - pairs["held_rate_full"]).abs().max(skipna=False))
     ratio = float(_geometric(pairs["peak_half"] / pairs["peak_full"]))
-    if (pairs[["diverged_at_half", "diverged_at_full"]] >= 0).any(axis=None) or not np.isfinite(difference):
-        return Outcome("0; 1", f"{difference:.1e}; {ratio:.6g}", INCONCLUSIVE, "a run was not finite at some step")
+    rates = pairs["rate_half"]
     return Outcome(
         "0; 1", f"{difference:.1e}; {ratio:.6g}", REPRODUCED if difference <= 2e-4 else CONTRADICTED,
-        f"rates {half['rate'].min():.6f} to {half['rate'].max():.6f}, exact law {half['rate_exact'].iloc[0]:.6f}; counting only "
-        f"steps at which the same row holds the maximum, the difference is {held:.1e}; {len(pairs)} seeds; test loss "
-        f"{half['test_loss'].mean():.4g}, with float32 {pairs['test_loss_full'].mean():.4g}",
+        f"rates {rates.min():.6f} to {rates.max():.6f}, exact law {pairs['rate_exact_half'].iloc[0]:.6f}; counting only "
+        f"steps at which the same row holds the maximum, the difference is {number(held, '.1e')}; {len(pairs)} seeds; test loss "
+        f"{number(pairs['test_loss_half'].mean(), '.4g')}, with float32 {number(pairs['test_loss_full'].mean(), '.4g')}",
     )  # fmt: skip
 
 
@@ -96,6 +120,8 @@ def _e2(e):
 )  # fmt: skip
 def _l1(e):
     table = e.table.query("variant == 'long'").assign(variant="curve")
+    if table.empty:
+        return Outcome("as S1-S4", "", INCONCLUSIVE, "no long run")
     part = SimpleNamespace(table=table, runs=e.runs[e.runs["variant"] == "long"])
     found = {x.id: x.judge(part) for x in CLAIMS if x.id in ("S1", "S2", "S3", "S4")}
     verdict = worst({outcome.verdict for outcome in found.values()})
@@ -111,8 +137,10 @@ def _l1(e):
             f"; growth per step for which the token was unseen, over ln(γ/√β): {ratio.min():.2f} to {ratio.max():.2f}; longest "
             f"unseen {unstable['longest_unseen'].min():.0f} to {unstable['longest_unseen'].max():.0f} steps"
         )
-    worst_loss = [table.loc[side, "train_loss_max"].max() for side in (table["C"] > 0, table["C_exact"] < 0)]
-    note += f"; largest training loss {worst_loss[0]:.3g} where C > 0, {worst_loss[1]:.3g} where γ² > β"
+    worst_loss = [
+        number(table.loc[side, "train_loss_max"].max(), ".3g") for side in (table["C"] > 0, table["C_exact"] < 0)
+    ]
+    note += f"; largest training loss {worst_loss[0]} where C > 0, {worst_loss[1]} where γ² > β"
     ended = table.query("diverged_at >= 0")
     if len(ended):
         note += f"; {len(ended)} of {len(table)} runs not finite from step {ended['diverged_at'].min()} on"

@@ -1,6 +1,8 @@
 """Claim S9: learning rate, noise and weight decay do not move the guarantee."""
 
-from ctadam.claims.rules import CONTRADICTED, REPRODUCED, Outcome, claim
+import numpy as np
+
+from ctadam.claims.rules import CONTRADICTED, REPRODUCED, Outcome, by_finite_runs, claim, finite, number
 from ctadam.errors import ArtifactError
 from ctadam.provenance import FLOAT_FORMAT
 from ctadam.store import read_csv
@@ -21,8 +23,19 @@ def _s9(e):
     keys = ["beta1", "beta2"]
     runs = e.runs.assign(**{name: _as_written(e.runs[name]) for name in keys})
     runs = runs.merge(read_csv(e.results, e.experiment, "predictions"), on=keys, how="left", validate="many_to_one")
-    if runs.empty or runs["C"].isna().any():
+    if runs["C"].isna().any():
         raise ArtifactError(f"{e.results}: pairs of {e.experiment} that nothing is predicted for: run predict again")
+    measured = ["update_max", "ratio_exact", "ratio_paper"]
+    lost = ~finite(runs, *measured)
+    evidence = runs[np.isfinite(runs[measured]).all(axis=1)]
+    if "diverged_at" in runs:
+        # What a run recorded before it left the finite numbers may still exceed its bound.
+        evidence = evidence[evidence["diverged_at"] != 0]
+    return by_finite_runs("0", evidence, lost, _judge_bounds)
+
+
+def _judge_bounds(runs):
+    """S9 by the runs with finite records."""
     broken = (runs["ratio_exact"] > 1 + 1e-9) | ((runs["C"] > 0) & (runs["ratio_paper"] > 1 + 1e-9))
     outside = runs[runs["C"] < 0]
     large = outside.groupby("sweep", sort=False)["update_max"].agg(lambda u: float((u > 10).mean()))
@@ -30,7 +43,7 @@ def _s9(e):
     return Outcome(
         "0", f"{int(broken.sum()):,} of {len(runs):,}", CONTRADICTED if broken.any() else REPRODUCED,
         f"{by_lr:,} runs over learning rates, {len(runs) - by_lr:,} with noise or decay; where C < 0, updates above 10 in "
-        + ", ".join(f"{share:.1%} ({sweep.replace('_', ' ')})" for sweep, share in large.items())
+        + (", ".join(f"{share:.1%} ({sweep.replace('_', ' ')})" for sweep, share in large.items()) or "none")
         + f"; there {int((outside['ratio_paper'] > 1 + 1e-9).sum()):,} runs exceed the paper's bound, by a factor of up to "
-        f"{outside['ratio_paper'].max():.4g}",
+        f"{number(outside['ratio_paper'].max(), '.4g')}",
     )  # fmt: skip

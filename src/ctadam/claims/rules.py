@@ -1,7 +1,7 @@
 """What every claim is made of: its outcome, the evidence it sees, and how an interval becomes a verdict."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -48,6 +48,9 @@ def claim(id, source, text, *, statistic, rule, experiment, figure=""):
 
 def decide(low, high, good):
     """Verdict for a statistic with an interval: ``good`` says whether a value satisfies the rule."""
+    # A comparison with NaN is False, which is neither good nor bad.
+    if np.isnan(low) or np.isnan(high):
+        return INCONCLUSIVE
     ends = {bool(good(low)), bool(good(high))}
     return INCONCLUSIVE if len(ends) == 2 else REPRODUCED if ends.pop() else CONTRADICTED
 
@@ -60,7 +63,9 @@ def within(deviation, half, tolerance):
 
 
 def worst(verdicts):
-    """The verdict of a rule with several parts: contradicted if one is, reproduced only if all are."""
+    """The verdict of a rule with several parts: contradicted if one is, reproduced only if all are; open if there is none."""
+    if not verdicts:
+        return INCONCLUSIVE
     return next((v for v in (CONTRADICTED, INCONCLUSIVE) if v in verdicts), REPRODUCED)
 
 
@@ -90,6 +95,46 @@ class Evidence:
         return table.drop(columns="of")
 
 
+def finite(runs, *columns):
+    """Whether each run stayed finite: it never diverged, and its values in ``columns`` are finite.
+
+    Args:
+        runs: DataFrame, one row per run; ``diverged_at`` is read where there is such a column.
+        *columns: names of measured columns.
+
+    Returns:
+        Series of bool.
+    """
+    good = np.isfinite(runs[list(columns)].astype(float)).all(axis=1)
+    return good & ~(runs["diverged_at"] >= 0) if "diverged_at" in runs else good
+
+
+def by_finite_runs(prediction, evidence, lost, rule, *, none="no run"):
+    """Judge a claim by its finite evidence.
+
+    A run that is not finite shows neither that a value was small nor that it was large. Without finite evidence the verdict is
+    inconclusive. If some runs are lost, the rest can contradict the claim but not reproduce it.
+
+    Args:
+        prediction: text for the ledger.
+        evidence: DataFrame that holds only finite evidence.
+        lost: Series of bool, one entry per judged run: whether it is not finite.
+        rule: function from ``evidence`` to an `Outcome`.
+        none: note for the ledger if no run is judged at all.
+
+    Returns:
+        `Outcome`; its note says how many of the judged runs were lost.
+    """
+    count = f"{int(lost.sum()):,} of {len(lost):,} runs not finite" if lost.any() else ""
+    if evidence.empty:
+        return Outcome(prediction, "", INCONCLUSIVE, count or none)
+    outcome = rule(evidence)
+    if not count:
+        return outcome
+    verdict = INCONCLUSIVE if outcome.verdict == REPRODUCED else outcome.verdict
+    return replace(outcome, verdict=verdict, note="; ".join(filter(None, (count, outcome.note))))
+
+
 def most(values):
     """The largest of some values; infinite if one is not a number, which is no evidence that it was small."""
     values = np.asarray(values, dtype=np.float64)
@@ -116,5 +161,12 @@ def bootstrap(function, *columns):
     return value, float(low), float(high)
 
 
+def number(value, form=".3g"):
+    """A number as text, for the ledger; ``none`` if it is not finite."""
+    return f"{value:{form}}" if np.isfinite(value) else "none"
+
+
 def with_interval(value, low, high, form=".3g"):
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return f"{value:{form}} (no interval)" if np.isfinite(value) else "none"
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"

@@ -1,14 +1,19 @@
 """Claims K1 and K2: k-Adam with k stages and four strategies (paper, k-Adam)."""
 
+import numpy as np
+
 from ctadam.claims.rules import (
     CONTRADICTED,
     INCONCLUSIVE,
     REPRODUCED,
     Outcome,
+    by_finite_runs,
     claim,
     decide,
+    number,
     with_interval,
-)  # fmt: skip
+    worst,
+)
 from ctadam.measurements.seeds import over_seeds
 from ctadam.measurements.stages import differences
 
@@ -24,6 +29,18 @@ def _too_short(table):
     return "" if learnt >= 0.5 else f"runs too short: Adam has come {learnt:.0%} of the way from a guess to no error"
 
 
+def _judge(prediction, runs, rule):
+    """Judge by the runs with an accuracy, unless every run diverged.
+
+    A run that diverged has learnt nothing, which is a finding: its accuracy is that of a guess. If all of them diverged, no
+    number of stages is better than another.
+    """
+    lost = ~np.isfinite(runs["accuracy"].astype(float))
+    if "diverged_at" in runs:
+        lost |= (lost | (runs["diverged_at"] >= 0)).all()
+    return by_finite_runs(prediction, runs[~lost], lost, rule)
+
+
 @claim(
     "K1", "P", "2-Adam beats Adam under three of four strategies",
     statistic="test accuracy after the last step, k = 2 minus k = 1 with the same seed and learning rate, network without "
@@ -33,29 +50,31 @@ def _too_short(table):
     experiment="stages", figure="fig5",
 )  # fmt: skip
 def _k1(e):
-    table = e.table[~e.table["norm"]]
-    why = _too_short(table)
-    if why:
-        return Outcome("> 0 for three", "", INCONCLUSIVE, why)
-    found = {key: over_seeds(values) for key, values in differences(e.table).items()}
-    without = {strategy: value for (norm, strategy), value in found.items() if not norm}
-    verdicts = [decide(low, high, lambda x: x > 0) for _, low, high in without.values()]
-    if verdicts.count(REPRODUCED) >= 3:
-        verdict = REPRODUCED
-    else:
-        verdict = CONTRADICTED if verdicts.count(CONTRADICTED) >= 2 else INCONCLUSIVE
-    adam = table.query("k == 1")["accuracy"]
-    notes = [f"Adam {adam.mean():.4f}, {len(adam)} seeds"]
-    if any(norm for norm, _ in found):
-        layers = e.table[e.table["norm"]].query("k == 1")["accuracy"]
-        notes.append(
-            f"with normalization layers, where Adam has {layers.mean():.4f}: "
-            + ", ".join(
-                f"{strategy} {with_interval(*value, '+.4f')}" for (norm, strategy), value in found.items() if norm
-            )
+    def rule(table):
+        why = _too_short(table)
+        if why:
+            return Outcome("> 0 for three", "", INCONCLUSIVE, why)
+        without, layers = (
+            {strategy: over_seeds(values) for (_, strategy), values in differences(runs).items()}
+            for runs in (table, e.table[e.table["norm"].astype(bool)])
         )
-    value = ", ".join(f"{strategy} {with_interval(*value, '+.4f')}" for strategy, value in without.items())
-    return Outcome("> 0 for three", value, verdict, "; ".join(notes))
+        verdicts = [decide(low, high, lambda x: x > 0) for _, low, high in without.values()]
+        if verdicts.count(REPRODUCED) >= 3:
+            verdict = REPRODUCED
+        else:
+            verdict = CONTRADICTED if verdicts.count(CONTRADICTED) >= 2 else INCONCLUSIVE
+        adam = table.query("k == 1")["accuracy"]
+        notes = [f"Adam {adam.mean():.4f}, {len(adam)} seeds"]
+        if layers:
+            adam = e.table[e.table["norm"].astype(bool)].query("k == 1")["accuracy"]
+            notes.append(
+                f"with normalization layers, where Adam has {number(adam.mean(), '.4f')}: "
+                + ", ".join(f"{strategy} {with_interval(*value, '+.4f')}" for strategy, value in layers.items())
+            )
+        value = ", ".join(f"{strategy} {with_interval(*value, '+.4f')}" for strategy, value in without.items())
+        return Outcome("> 0 for three", value, verdict, "; ".join(notes))
+
+    return _judge("> 0 for three", e.table[~e.table["norm"].astype(bool) & (e.table["k"] <= 2)], rule)
 
 
 def collapses(table):
@@ -82,24 +101,28 @@ def collapses(table):
     "collapses on one of them; inconclusive as K1", experiment="stages", figure="fig5",
 )  # fmt: skip
 def _k2(e):
-    values, notes, verdicts = [], [], set()
-    most = int(e.table["k"].max())
-    for norm, table in e.table.groupby("norm"):
-        why = _too_short(table)
+    return _judge("no collapse", e.table, _judge_collapses)
+
+
+def _judge_collapses(table):
+    """K2 by the runs with an accuracy."""
+    values, notes, verdicts = [], [], []
+    most = int(table["k"].max())
+    for norm, runs in table.groupby("norm"):
+        why = _too_short(runs)
         if why:
             return Outcome("no collapse", "", INCONCLUSIVE, why)
-        fates = collapses(table)
+        fates = collapses(runs)
         if any(safe for _, safe in fates.values()):
-            verdicts.add(REPRODUCED)
+            verdicts.append(REPRODUCED)
         else:
-            verdicts.add(CONTRADICTED if all(k for k, _ in fates.values()) else INCONCLUSIVE)
+            verdicts.append(CONTRADICTED if fates and all(k for k, _ in fates.values()) else INCONCLUSIVE)
         fallen = [f"{strategy} from k = {k}" for strategy, (k, _) in fates.items() if k]
         values.append(f"{NETWORKS[norm]}: {', '.join(fallen) if fallen else 'none'} collapsed")
-        adam = table.query("k == 1")["accuracy"].mean()
-        last = table.query("k == @most").groupby("stages", sort=False)["accuracy"]
+        adam = runs.query("k == 1")["accuracy"].mean()
+        last = runs.query("k == @most").groupby("stages", sort=False)["accuracy"]
         notes.append(
             f"{NETWORKS[norm]}, k = {most} against Adam's {adam:.4f}: "
-            + ", ".join(f"{strategy} {with_interval(*over_seeds(runs), '.4f')}" for strategy, runs in last)
+            + ", ".join(f"{strategy} {with_interval(*over_seeds(some), '.4f')}" for strategy, some in last)
         )
-    verdict = next(v for v in (CONTRADICTED, INCONCLUSIVE, REPRODUCED) if v in verdicts)
-    return Outcome("no collapse", "; ".join(values), verdict, "; ".join(notes))
+    return Outcome("no collapse", "; ".join(values), worst(verdicts), "; ".join(notes))

@@ -2,7 +2,22 @@
 
 import numpy as np
 
-from ctadam.claims.rules import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim, most
+from ctadam.claims.rules import (
+    CONTRADICTED,
+    INCONCLUSIVE,
+    REPRODUCED,
+    Outcome,
+    by_finite_runs,
+    claim,
+    finite,
+    most,
+    number,
+    worst,
+)
+
+
+def _good(condition):
+    return REPRODUCED if condition else CONTRADICTED
 
 
 @claim(
@@ -11,11 +26,23 @@ from ctadam.claims.rules import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome,
     rule="worst case within 1 ± 1e-9; random at most 1 + 1e-9", experiment="tightness", figure="fig7",
 )  # fmt: skip
 def _s7(e):
-    ratio = e.table["update"] / e.table["bound_exact"]
-    worst, random = ratio[e.table["kind"] == "worst"], ratio[e.table["kind"] == "random"]
-    value = f"1 {worst.min() - 1:+.1e} to 1 {worst.max() - 1:+.1e}; random ≤ {random.max():.6f}"
-    good = most(np.abs(worst - 1)) <= 1e-9 and most(random) <= 1 + 1e-9
-    return Outcome("1; ≤ 1", value, REPRODUCED if good else CONTRADICTED, f"{len(worst):,} draws of each")
+    runs = e.table[e.table["kind"].isin(["worst", "random"])]
+    lost = ~finite(runs, "update", "bound_exact")
+    return by_finite_runs("1; ≤ 1", runs[~lost], lost, _judge_attained, none="no draw")
+
+
+def _judge_attained(runs):
+    """S7 by the finite draws."""
+    ratio = runs["update"] / runs["bound_exact"]
+    worst_case, random = ratio[runs["kind"] == "worst"], ratio[runs["kind"] == "random"]
+    verdicts, parts = [], []
+    for some, limit, text in (
+        (worst_case - 1, 1e-9, f"1 {worst_case.min() - 1:+.1e} to 1 {worst_case.max() - 1:+.1e}"),
+        (random, 1 + 1e-9, f"random ≤ {random.max():.6f}"),
+    ):
+        verdicts.append(_good(most(np.abs(some)) <= limit) if len(some) else INCONCLUSIVE)
+        parts.append(text if len(some) else "none")
+    return Outcome("1; ≤ 1", "; ".join(parts), worst(verdicts), f"{len(worst_case):,} draws of each")
 
 
 @claim(
@@ -26,13 +53,19 @@ def _s7(e):
 )  # fmt: skip
 def _s8(e):
     runs = e.table.query("kind == 'wedge'")
+    lost = ~finite(runs, "update", "bound_exact")
+    return by_finite_runs("≤ 1", runs[~lost], lost, _judge_wedge, none="no draw between the laws")
+
+
+def _judge_wedge(runs):
+    """S8 by the finite draws."""
     growth = -runs["C"] / 2 * (runs["step"] + 1)
     if not (growth >= 1).any():
         return Outcome("≤ 1", "", INCONCLUSIVE, "runs too short for the paper's law to allow an e-fold growth")
     ratio = most(runs["update"] / runs["bound_exact"])
     share, over_limit = float((growth >= 1).mean()), float((runs["update"] / runs["limit_exact"]).max())
     return Outcome(
-        "≤ 1", f"1 {ratio - 1:+.1e}", REPRODUCED if ratio <= 1 + 1e-9 else CONTRADICTED,
+        "≤ 1", f"1 {ratio - 1:+.1e}", _good(ratio <= 1 + 1e-9),
         f"{len(runs):,} draws; the paper's law lets {share:.0%} of them grow e-fold or more, up to e^{growth.max():.3g}; "
         f"largest update {runs['update'].max():.3g}, over the exact bound's limit at most {over_limit:.4g}",
     )  # fmt: skip
@@ -47,23 +80,30 @@ def _s8(e):
 )  # fmt: skip
 def _k3(e):
     runs = e.table.query("kind == 'stages'")
-    if runs.empty:
-        return Outcome("≤ 1; 0", "", INCONCLUSIVE, "no runs through several stages")
+    grows = (runs["place"] == runs["k"]) & (runs["silent"] >= 0)
+    bad = ~finite(runs, "update", "ratio") | np.isinf(runs["rate"])
+    # An update that has become 0 has no rate and has not grown. Any other has one.
+    lost = bad | (grows & runs["rate"].isna() & (runs["update"] != 0))
+    return by_finite_runs("≤ 1; 0", runs[~bad], lost, _judge_stages, none="no runs through several stages")
+
+
+def _judge_stages(runs):
+    """K3 by the finite runs."""
     last, elsewhere = runs[runs["place"] == runs["k"]], runs[runs["place"] != runs["k"]]
     grow = last[last["silent"] >= 0]
     watched = grow["rate_exact"] * (grow["step"] - grow["silent"]) / 2
-    if watched.median() < 1:
-        return Outcome(
-            "≤ 1; 0", "", INCONCLUSIVE, f"runs too short: predicted growth e^{watched.median():.2g}, not e^1"
+    if grow.empty or watched.median() < 1:
+        why = (
+            f"predicted growth e^{watched.median():.2g}, not e^1" if len(grow) else "none with the unstable stage last"
         )
-    ratio = most(elsewhere["ratio"])
+        return Outcome("≤ 1; 0", "", INCONCLUSIVE, f"runs too short: {why}")
     # A run without a rate has not grown.
     error = float((grow["rate"].fillna(0.0) - grow["rate_exact"]).abs().mean())
-    good = ratio <= 1 + 1e-9 and error <= 2e-4
-    fastest = float(elsewhere["rate"].max())
+    ratio = most(elsewhere["ratio"]) if len(elsewhere) else np.nan
     return Outcome(
-        "≤ 1; 0", f"{ratio:.6f}; {error:.1e}", REPRODUCED if good else CONTRADICTED,
-        f"{len(elsewhere)} runs with it elsewhere, their updates up to {elsewhere['update'].max():.3g} and rates up to "
-        f"{fastest:.2g}; {len(last)} with it last, updates up to {last['update'].max():.3g}, rates predicted "
-        f"{grow['rate_exact'].min():.3g} to {grow['rate_exact'].max():.3g}",
+        "≤ 1; 0", f"{number(ratio, '.6f')}; {error:.1e}",
+        worst([_good(ratio <= 1 + 1e-9) if len(elsewhere) else INCONCLUSIVE, _good(error <= 2e-4)]),
+        f"{len(elsewhere)} runs with it elsewhere, their updates up to {number(elsewhere['update'].max(), '.3g')} and rates up "
+        f"to {number(elsewhere['rate'].max(), '.2g')}; {len(last)} with it last, updates up to {last['update'].max():.3g}, rates "
+        f"predicted {grow['rate_exact'].min():.3g} to {grow['rate_exact'].max():.3g}",
     )  # fmt: skip

@@ -8,16 +8,21 @@ for a family, the strategy are chosen anew for each.
 import numpy as np
 import pandas as pd
 
+from ctadam.tables import sort_rows
+
 #: Tasks, and whether more of their result is better.
 SIGNS = {"images": 1.0, "text": -1.0}
 KEYS = ["run", "task", "contender", "family", "lr", "weight_decay", "seed"]
 
 
 def result(rows):
-    """The larger, the better: test accuracy for images, minus the test loss for text; after divergence, a guess's."""
+    """The larger, the better: test accuracy for images, minus the test loss for text; a guess's if the run failed.
+
+    A run failed if it diverged, or if its test gave no finite number.
+    """
     sign = pd.Series([SIGNS[task] for task in rows["task"]], index=rows.index, dtype=float)
     value = sign * rows["test_score"].where(rows["task"] == "images", rows["test_loss"])
-    return value.where(rows["diverged_at"] < 0, sign * rows["guess"])
+    return value.where((rows["diverged_at"] < 0) & np.isfinite(value), sign * rows["guess"])
 
 
 def choose(table, by):
@@ -39,6 +44,15 @@ def choose(table, by):
     return table.index.to_series().isin(best)
 
 
+def _last(runs):
+    """The last row of each run; where it diverged, with the last test before."""
+    rows = sort_rows(runs, ["run", "step"]).groupby("run")
+    last, tested = rows.tail(1).set_index("run", drop=False), rows.last()
+    for name in ("test_loss", "test_score"):
+        last[name] = last[name].where(last["diverged_at"] < 0, tested[name])
+    return last.reset_index(drop=True)
+
+
 def measure(runs):
     """Measurements per run.
 
@@ -46,11 +60,12 @@ def measure(runs):
         runs: the raw table, see `ctadam.experiments.baselines.run`.
 
     Returns:
-        DataFrame, a row a run: `KEYS`, ``steps``, ``test_loss``, ``test_score`` after the last step, ``diverged_at``, ``guess``;
+        DataFrame, a row a run: `KEYS`, ``steps``; ``test_loss``, ``test_score`` after the last step, or at the last test before a
+        run diverged; ``diverged_at``, ``guess``;
         ``value`` (see `result`); ``chosen``, ``chosen_in_family``: whether the other seeds choose this setting among its
         contender's, and among its family's.
     """
-    last = runs.sort_values("step").groupby("run", as_index=False).last()
+    last = _last(runs)
     table = last[KEYS].assign(
         steps=last["step"] + 1, test_loss=last["test_loss"], test_score=last["test_score"],
         diverged_at=last["diverged_at"], guess=last["guess"], value=result(last),
@@ -71,7 +86,7 @@ def at_share(runs, share):
         DataFrame, a row a run: `KEYS`, ``value``, ``chosen`` and ``chosen_in_family`` as in `measure`.
     """
     tests = runs[runs["test_loss"].notna()].assign(value=lambda rows: result(rows))
-    last = runs.sort_values("step").groupby("run", as_index=False).last()
+    last = sort_rows(runs, ["run", "step"]).groupby("run", as_index=False).last()
     steps = runs.groupby("task")["step"].max() + 1
     curves = dict(list(tests.groupby("run")))
     values = []

@@ -10,7 +10,12 @@ PARTS = {"loss_quarter": 0.25, "loss_half": 0.5, "loss_end": 1.0}
 
 
 def _steps_to(steps, losses, target):
-    """Steps until the test loss first falls to a target, interpolated between two tests; inf if it never does."""
+    """Steps until the test loss first falls to a target, interpolated between two tests; inf if it never does.
+
+    NaN if the target is not finite, which every run would reach at once.
+    """
+    if not np.isfinite(target):
+        return np.nan
     below = np.flatnonzero(losses <= target)
     if not len(below):
         return np.inf
@@ -35,8 +40,9 @@ def measure(runs):
         DataFrame, a row a run: `KEYS`, and
 
         - ``loss_quarter``, ``loss_half``, ``loss_end``: test loss after a quarter, half and all of the task's steps (at
-          the last test by then); inf from the step on at which the run diverged;
-        - ``target`` and ``steps_to_target``: the loss to be reached, and after how many steps it is (inf: never);
+          the last test by then); inf from the step on at which the run diverged, or without a loss;
+        - ``target`` and ``steps_to_target``: the loss to be reached, and after how many steps it is (inf: never; NaN: the
+          usual pair has no finite loss to be reached);
         - ``tuned``: whether ``lr`` is the best for this pair and seed: the one whose ``loss_end`` is the smallest on
           average over the *other* seeds (its own if there is no other), so that no run is chosen by its own luck;
         - ``diverged_at``: first step that was not finite, or −1.
@@ -53,7 +59,7 @@ def measure(runs):
         rows.append(row)
     table = pd.DataFrame(rows)
     usual = table.query("curve == 'usual' and point == 0 and fixed")
-    table["target"] = table["task"].map(usual.groupby("task")["loss_half"].mean())
+    table["target"] = table["task"].map(usual.groupby("task")["loss_half"].mean(skipna=False))
     reached = [_steps_to(*tests[run], target) for run, target in zip(table["run"], table["target"], strict=True)]
     return table.assign(steps_to_target=reached, tuned=_best_by_others(table))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ctadam.measurements.slopes import slope
+from ctadam.tables import sort_rows
 
 # Not a prediction: the bias correction is part of the update's definition, and the claim is about what it multiplies.
 from ctadam.theory.stability import prefactor
@@ -14,11 +15,23 @@ WINDOW = 0.4
 KEYS = ["run", "variant", "point", "tokens", "beta1", "beta2", "eps", "state_dtype", "lr", "weight_decay", "seed"]
 
 
+#: What a slope is called, and what its standard error, degrees of freedom and R² are called after it.
+_SLOPES = [
+    f"{name}{part}" for name in ("rate", "displacement_rate", "param_rate") for part in ("", "_se", "_df", "_r_squared")
+]
+#: Measured columns, in their order.
+_MEASURED = [
+    "steps", "window_start", *_SLOPES, "held_rate", "held_share", "rare_share", "token_share", "peak", "peak_step",
+    "peak_unseen", "last_update", "param_max", "test_loss", "diverged_at",
+]  # fmt: skip
+
+
 def _measure_run(steps):
     diverged_at = int(steps["diverged_at"].iloc[0])
     steps = steps[steps["step"] != diverged_at]
     if steps.empty:
-        return {"steps": 0, "diverged_at": diverged_at}
+        # The columns are there all the same: a table of nothing but such runs can be judged, too.
+        return dict.fromkeys(_MEASURED, np.nan) | {"steps": 0, "diverged_at": diverged_at}
     last = steps.iloc[int(len(steps) * (1 - WINDOW)) :]
     n = last["step"].to_numpy()
     pair = {"beta1": steps["beta1"].iloc[0], "beta2": steps["beta2"].iloc[0]}
@@ -79,4 +92,4 @@ def measure(runs, keys=KEYS):
     """
     groups = runs.groupby(keys, sort=True, dropna=False)
     rows = [dict(zip(keys, key, strict=True)) | _measure_run(steps) for key, steps in groups]
-    return pd.DataFrame(rows).sort_values("run", ignore_index=True)
+    return sort_rows(pd.DataFrame(rows), ["run"])

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from ctadam.tables import sort_rows
+
 LAWS = ("paper", "unsmoothed", "inertial")
 #: The last part of a run's steps, over which the angle per step is taken.
 WINDOW = 0.4
@@ -23,6 +25,9 @@ def _farthest_from_1(values):
 
 def _measure_norms(records):
     norms = records[records["record"] == "norm"]
+    if not np.isfinite(norms["norm_sq"]).all():
+        # Relative to an infinite norm every error would be 0.
+        norms = norms.assign(norm_sq=np.nan)
     last = int(norms["step"].max())
     row = {"steps": last}
     together = norms.groupby("step")[["norm_sq", *(f"law_{law}" for law in LAWS)]].sum(
@@ -40,16 +45,16 @@ def _measure_norms(records):
     turned = (end["turned"] - before["turned"]) / (last - window)
     row |= {
         "coarse_error": _largest(norms["coarse_share"] / norms["norm_sq"]),
-        "growth": float((end["norm_sq"] / start["norm_sq"]).mean()),
+        "growth": float((end["norm_sq"] / start["norm_sq"]).mean(skipna=False)),
         "turn_ratio": _farthest_from_1(end["turned"] / end["turned_paper"]),
-        "angle": float(turned.mean()),
+        "angle": float(turned.mean(skipna=False)),
         "angle_window_start": int(window),
         "gradient_cosine_max": _largest(norms["gradient_cosine"]),
-        "coarse_cosine": float(norms["coarse_cosine"].mean()),
+        "coarse_cosine": float(norms["coarse_cosine"].mean(skipna=False)),
     }
     cosines = records[(records["record"] == "cosine") & (records["lag"] > 0)]
     for name, column in (("cosine", "cosine"), ("chance", "random_cosine")):
-        row[name] = float(np.sqrt((cosines["dimension"] * cosines[column] ** 2).mean()))
+        row[name] = float(np.sqrt((cosines["dimension"] * cosines[column] ** 2).mean(skipna=False)))
     return row
 
 
@@ -58,13 +63,13 @@ def _measure_pairs(records):
     row = {"steps": last}
     late = records[records["step"] >= last * (1 - LATE)]
     free = late[late["optimizer"] == "free"].set_index("step")["loss"]
-    row["loss"] = float(free.mean())
+    row["loss"] = float(free.mean(skipna=False))
     for name, some in late[late["optimizer"] != "free"].groupby("optimizer"):
         some = some.set_index("step")
         row |= {
-            f"direction_{name}": float(some["direction_distance"].mean()),
-            f"function_{name}": float(some["function_distance"].mean()),
-            f"loss_{name}": float((some["loss"] - free).mean()),
+            f"direction_{name}": float(some["direction_distance"].mean(skipna=False)),
+            f"function_{name}": float(some["function_distance"].mean(skipna=False)),
+            f"loss_{name}": float((some["loss"] - free).mean(skipna=False)),
         }
     return row
 
@@ -92,10 +97,12 @@ def measure(runs):
         of the variant ``pair``, for every optimizer of the weights with fixed norm, mean over the last `LATE` of the steps:
 
         - ``direction_…``, ``function_…``: distances from AdamW; ``loss_…``: test loss less AdamW's, which is ``loss``.
+
+        What is not finite at one of these steps is not finite here: inf for errors and ratios, NaN for means.
     """
     rows = []
     for key, records in runs.groupby(KEYS, sort=True, dropna=False):
         row = dict(zip(KEYS, key, strict=True))
         work = _measure_norms if row["variant"] == "law" else _measure_pairs
         rows.append(row | work(records))
-    return pd.DataFrame(rows).sort_values("run", ignore_index=True)
+    return sort_rows(pd.DataFrame(rows), ["run"])

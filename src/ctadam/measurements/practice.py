@@ -39,10 +39,9 @@ def measure(runs):
           seen, over all of the run;
         - ``longest_unseen``: the longest of these times;
 
-        and ``train_loss_max``, the largest training loss of the run.
+        and ``train_loss_max``, the largest training loss of the run. The step at which a run diverged is left out everywhere.
     """
-    rows = [
-        {"run": run} | _unseen(steps) | {"train_loss_max": steps["train_loss"].max()}
-        for run, steps in runs.groupby("run")
-    ]
+    losses = runs["train_loss"].where(runs["step"] != runs["diverged_at"])
+    largest = losses.groupby(runs["run"]).max()
+    rows = [{"run": run} | _unseen(steps) | {"train_loss_max": largest[run]} for run, steps in runs.groupby("run")]
     return growth.measure(runs, KEYS).merge(pd.DataFrame(rows), on="run", validate="one_to_one")

@@ -12,10 +12,12 @@ def spearman(table, x, y):
         x, y: names of the columns; inf has the largest rank.
 
     Returns:
-        float64 array, a number a seed, in the order of the seeds; NaN where a column is constant.
+        float64 array, a number a seed, in the order of the seeds; NaN where a column is constant or holds NaN.
     """
 
     def one(rows):
+        if rows[[x, y]].isna().any(axis=None):
+            return np.nan
         ranks = [stats.rankdata(rows[name]) for name in (x, y)]
         if any(np.ptp(rank) == 0 for rank in ranks):
             return np.nan

@@ -1,5 +1,7 @@
 """What the runs of `ctadam.experiments.stages` come to."""
 
+from ctadam.tables import sort_rows
+
 KEYS = ["run", "norm", "k", "stages", "lr", "weight_decay", "seed"]
 
 
@@ -14,7 +16,8 @@ def measure(runs):
         step, ``update_max`` (largest of the tested steps), ``diverged_at``, ``guess``. A run that diverged has learnt nothing:
         its accuracy is ``guess``, its losses are empty.
     """
-    last = runs.sort_values("step").groupby("run", as_index=False).last()
+    # The last row itself, whose numbers may be NaN; `last()` would go back to the last that are not.
+    last = sort_rows(runs, ["run", "step"]).groupby("run").tail(1).reset_index(drop=True)
     largest = runs.groupby("run")["update_max"].max()
     diverged = last["diverged_at"] >= 0
     return last[KEYS].assign(

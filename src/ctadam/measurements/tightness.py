@@ -16,10 +16,11 @@ def measure(runs):
         DataFrame, a row a run: ``run``, ``draw``, ``kind`` and ``update``, |u_n| at the run's own step n; for the kind
         ``stages`` also ``k``, ``place``, ``silent``, ``ratio`` as in the raw table, and ``rate``: growth per step of the update,
         the last stage's bias correction divided out, between the step ``before`` and n, where the gradients had stopped;
-        empty where they do not stop or the update has become 0.
+        empty where they do not stop, or the update has become 0 or is not finite.
     """
     table = runs[["run", "draw", "kind", "update", "k", "place", "silent", "ratio"]].copy()
-    some = (runs["kind"] == "stages") & (runs["silent"] >= 0) & (runs["update"] > 0) & (runs["update_before"] > 0)
+    sizes = runs[["update", "update_before"]].astype(float)
+    some = (runs["kind"] == "stages") & (runs["silent"] >= 0) & ((sizes > 0) & np.isfinite(sizes)).all(axis=1)
     stopped = runs[some]
     pair = {name: stopped[name].to_numpy() for name in ("beta1", "beta2")}
     ends = stopped["step"].to_numpy(), stopped["before"].to_numpy(dtype=np.int64)

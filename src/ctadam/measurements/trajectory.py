@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from ctadam.tables import sort_rows
+
 #: Relative error above which an equation counts as having left the optimizer (the tolerance of claims T1 and T2).
 TOLERANCE = 0.05
 #: The last part of a run's steps, over which sign changes are averaged.
@@ -34,8 +36,9 @@ def _measure_run(steps, common_time):
         "error_common": error[at] if at < len(n) else np.nan,
         "above_from": -1 if first_above == len(n) else int(n[first_above]),
         "solver_error_end": steps["solver_error"].iloc[-1],
-        "solver_error_max": steps["solver_error"].max(),
-        "p_difference_max": steps["p_difference"].max(),
+        # Not finite at one step is not finite: a maximum of the others would hide it.
+        "solver_error_max": steps["solver_error"].max(skipna=False),
+        "p_difference_max": steps["p_difference"].max(skipna=False),
     }
 
 
@@ -58,7 +61,7 @@ def measure(runs):
     """
     flows = runs[runs["variant"] != "relabelled"]
     last = flows.loc[flows["lr"] == flows["lr"].min(), "step"].max() if len(flows) else 0
-    common = flows["lr"].min() * last
+    common = flows["lr"].min() * last if len(flows) else 0
     groups = runs.groupby(KEYS, sort=True, dropna=False)
     rows = [dict(zip(KEYS, key, strict=True)) | _measure_run(steps, common) for key, steps in groups]
-    return pd.DataFrame(rows).sort_values("run", ignore_index=True)
+    return sort_rows(pd.DataFrame(rows), ["run"])
