@@ -54,6 +54,7 @@ def test_the_page_names_every_stage(changed):
 
 @pytest.mark.slow  # .ci/run calls it by itself
 def test_the_example_runs_and_its_claim_is_judged(changed):
+    """Trained, drawn and judged; and after promotion, as the page ends, the README's table shows the verdict."""
     directory, _ = changed
     words = ["--cores", "1", "fig10", "--config", "scale=smoke"]
     done = subprocess.run([sys.executable, "-m", "snakemake", *words], cwd=directory, capture_output=True, text=True)
@@ -66,10 +67,13 @@ from ctadam import claims, figures, verify
 claim = next(c for c in claims.CLAIMS if c.id == "X1")
 outcome = claim.judge(claims.Evidence("results/fresh/smoke", "silence"))
 check = verify.rerun("results/fresh/smoke", "silence", device="cpu")
+from ctadam import cli, pages
+assert cli.main(["promote", "smoke", "silence"]) == 0
+assert "| reproduced: X1 | `snakemake fig10` |" in pages.figure_table(".", "smoke")
 print(json.dumps([outcome.verdict, check.outcome, claims.CLAIMS[-1].id, figures.caption_title(".", "fig10")]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == ["reproduced", "identical", "X1", "A coordinate without gradients"]
+    assert json.loads(done.stdout) == ["reproduced", "same", "X1", "A coordinate without gradients"]
 
 
 def test_the_example_is_written_as_the_rest(changed):

@@ -116,7 +116,7 @@ def test_the_readme_shows_what_stability_prints(root, capsys):
     assert capsys.readouterr().out.splitlines() == [line.removeprefix("    ") for line in shown]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_output_that_cannot_be_encoded_is_replaced(results, root, monkeypatch, encoding):
     streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
     for name, stream in streams.items():
@@ -124,8 +124,9 @@ def test_output_that_cannot_be_encoded_is_replaced(results, root, monkeypatch, e
     monkeypatch.chdir(root)
     (results / "claims.csv").unlink()
     assert cli.main(["stability", "--betas", "0.999", "0.9"]) == 0
-    assert cli.main(["judge", str(results)]) == 0 and (results / "claims.csv").exists()
-    assert cli.main(["results", "laptop/tightness"]) == 0
+    words = ["--experiments", "growth", "norms", "tightness"]
+    assert cli.main(["judge", str(results), *words]) == 0 and (results / "claims.csv").exists()
+    assert cli.main(["results", "laptop/stages"]) == 0
     assert cli.main(["estimate", "quadratic", "--scale", "smoke"]) == 0
     assert cli.main(["draw", "fig2", "nowhere/γ≤β", "--out", "nowhere"]) == 1
     with pytest.raises(SystemExit):

@@ -124,7 +124,8 @@ def test_a_few_steps_tell_of_all(growth):
     assert guess.least <= guess.seconds < math.inf
 
 
-@pytest.mark.parametrize("experiment", [pytest.param("norms", marks=pytest.mark.slow), "practice"])
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["norms", "practice"])
 def test_runs_of_different_lengths_are_counted_in_proportion(experiment):
     # Without those that add kinds of runs and no length.
     few = {"practice": {"protection": {"pairs": [], "precisions": []}, "eps": [0.0]}}.get(experiment, {})
@@ -146,10 +147,9 @@ def test_the_chosen_chunk_fits_the_memory():
     assert 1 < chunk < 64 and card.memory / 10 < counter.peak < card.memory
 
 
-# The equations' solver makes so many calls that counting them takes a minute; the norms' take a quarter of one.
 @pytest.mark.parametrize(
     "experiment",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("trajectory", "norms"))) for name in EXPERIMENTS],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("quadratic", "stages"))) for name in EXPERIMENTS],
 )
 def test_every_experiment_can_be_estimated_and_rehearsed(experiment):
     parameters = config.resolve("smoke")[experiment]
