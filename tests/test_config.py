@@ -34,6 +34,7 @@ def test_scales_share_one_structure():
     [
         ({"growth": {"sedes": [1]}}, "growth.sedes: [1] is not allowed (unknown key; known: shards"),
         ({"grwth": {}}, "grwth: {} is not allowed (unknown key; known: scale, device, trajectory"),
+        ({"growth": {"lr": 1e30}}, "growth.lr: 1e+30 is not allowed (allowed: 0, or a size from 1e-18 to 1e+18)"),
         ({"growth": {"lr": 0}}, "growth.lr: 0 is not allowed (allowed: number in (0, inf))"),
         ({"growth": {"lr": "1e-3"}}, "write 1.0e-3"),
         ({"growth": {"steps": 10.5}}, "growth.steps: 10.5 is not allowed (allowed: integer in [10, inf))"),

@@ -15,6 +15,8 @@ from ctadam.errors import ArtifactError
 log = logging.getLogger("ctadam")
 
 SCALES = ("smoke", "laptop", "paper", "cifar_subset")
+#: Numbers that are larger, or whose inverse is, mean nothing in any setting, and their powers leave float32.
+LARGEST = 1e18
 #: Scales that hold some of the experiments only.
 PARTIAL = {"cifar_subset": ("stages", "baselines")}
 
@@ -205,6 +207,8 @@ def _conflicts(config):
     for key, value in _numbers(config):
         if isinstance(value, int) and value >= 2**63:
             yield key, value, "an integer below 2^63"
+        elif isinstance(value, float) and (abs(value) > LARGEST or 0 < abs(value) < 1 / LARGEST):
+            yield key, value, f"0, or a size from {1 / LARGEST:g} to {LARGEST:g}"
     for key, settings in _mappings(config):
         if {"width", "heads"} <= settings.keys() and settings["width"] % settings["heads"]:
             yield f"{key}.heads", settings["heads"], f"a divisor of width, {settings['width']}"
