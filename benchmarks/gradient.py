@@ -35,7 +35,7 @@ def cases(device):
     """Yields (case, task): the models of the paper scale."""
     import torch
 
-    from ctadam import config
+    from ctadam.artifact import config
     from ctadam.data.images import Images
     from ctadam.data.text import load_corpus
     from ctadam.models.mlp import MLP
@@ -59,13 +59,13 @@ def cases(device):
     options = {"batch": settings["batch"], "test_every": 10**6, "device": device}
     yield "generalization: perceptron", classification(digits, digits, build=perceptron, **options)
 
-    shape = (paper["stages"]["network"]["test_batch"], 3, 32, 32)
+    shape = (paper["k_sweep"]["network"]["test_batch"], 3, 32, 32)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     part = pixels, torch.randint(10, (len(pixels),), generator=generator)
     data = Images(train=part, test=part, classes=tuple(map(str, range(10))), sha256="")
     for norm in (False, True):
-        task = images(data, norm=norm, **paper["stages"]["network"], test_every=10**6, device=device)
-        yield f"stages: convolutions{', normalized' if norm else ''}", task
+        task = images(data, norm=norm, **paper["k_sweep"]["network"], test_every=10**6, device=device)
+        yield f"k_sweep: convolutions{', normalized' if norm else ''}", task
 
 
 def contenders(task, runs, device):
@@ -157,7 +157,7 @@ def _difference(found, reference):
 def run(args):
     import torch
 
-    from ctadam.provenance import environment, sha256, write_atomically
+    from ctadam.storage.provenance import environment, sha256, write_atomically
 
     path, commit = RESULTS / f"gradient_{args.device}.csv", environment()["commit"]
     with tempfile.TemporaryDirectory() as cache:  # an empty one, as on a machine that has not compiled this before

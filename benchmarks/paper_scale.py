@@ -27,8 +27,9 @@ CARD = "h200"
 
 def measure(experiments, changes):
     """A row (dict) a shard."""
-    from ctadam import config, determinism
-    from ctadam.estimate import estimate, rehearse
+    from ctadam import determinism
+    from ctadam.artifact import config
+    from ctadam.artifact.estimate import estimate, rehearse
 
     resolved = config.resolve("paper", changes)
     for experiment in experiments:
@@ -97,9 +98,9 @@ def run(args):
     import pandas as pd
     import torch
 
-    from ctadam import config
+    from ctadam.artifact import config
     from ctadam.experiments import EXPERIMENTS
-    from ctadam.provenance import environment, sha256, write_atomically
+    from ctadam.storage.provenance import environment, sha256, write_atomically
 
     chosen, commit = args.experiments or list(EXPERIMENTS), environment()["commit"]
     kept, before = read()
@@ -135,7 +136,7 @@ def measured(experiment, shipped):
 
 def stale(provenance):
     """The experiments that were not estimated with the parameters that the paper scale now has."""
-    from ctadam import config
+    from ctadam.artifact import config
 
     return [
         name

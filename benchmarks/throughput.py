@@ -33,9 +33,9 @@ def cases(device):
     import torch
     from torch import nn
 
-    from ctadam import config
+    from ctadam.artifact import config
     from ctadam.data.text import load_corpus
-    from ctadam.experiments import quadratic
+    from ctadam.experiments.quadratic import runs as quadratic
     from ctadam.training import chunk_size, classification, language
 
     parameters = config.resolve("laptop")["quadratic"] | {"steps": 50}
@@ -93,7 +93,7 @@ def loop_of_quadratics(points, parameters, device):
     """What a user would write, with the gradient given instead of found by autograd."""
     import torch
 
-    from ctadam.experiments.quadratic import hessian_product
+    from ctadam.experiments.quadratic.runs import hessian_product
 
     for point in points.itertuples():
         theta = torch.nn.Parameter(torch.ones(parameters["dimension"], dtype=torch.float64, device=device))
@@ -172,7 +172,7 @@ def run(args):
 
     import torch
 
-    from ctadam.provenance import environment
+    from ctadam.storage.provenance import environment
 
     RESULTS.mkdir(parents=True, exist_ok=True)
     target = RESULTS / f"throughput_{args.device}.csv"

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ctadam import cli
+from ctadam.artifact.promote import promote
 from ctadam.experiments import EXPERIMENTS
-from ctadam.promote import promote
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,9 +18,9 @@ LEVELS = [FOUND[i:] for i in range(len(FOUND), -1, -1)]
 
 DERIVE = """
 import sys
-from ctadam import claims, derive, verify
-from ctadam.promote import shipped_experiments
-from ctadam.store import DERIVED
+from ctadam.artifact import derive, ledger, verify
+from ctadam.artifact.promote import shipped_experiments
+from ctadam.storage.store import DERIVED
 results = sys.argv[1]
 for scale in sys.argv[2:]:
     redrawn = f"{results}/redrawn/{scale}"
@@ -28,7 +28,7 @@ for scale in sys.argv[2:]:
     for experiment in experiments:
         for name in DERIVED:
             derive.write(redrawn, experiment, name)
-    claims.write(claims.judge(redrawn, experiments), redrawn)
+    ledger.write(ledger.judge(redrawn, experiments), redrawn)
     for check in verify.compare_redrawn(scale, results=results, pictures=None):
         print(f"{check.outcome}|{check.what}|{check.note}")
 """

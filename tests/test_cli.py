@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ctadam import cli
-from ctadam.provenance import sha256
+from ctadam.storage.provenance import sha256
 
 
 def stability(capsys, *words):
@@ -124,9 +124,9 @@ def test_output_that_cannot_be_encoded_is_replaced(results, root, monkeypatch, e
     monkeypatch.chdir(root)
     (results / "claims.csv").unlink()
     assert cli.main(["stability", "--betas", "0.999", "0.9"]) == 0
-    words = ["--experiments", "growth", "norms", "tightness"]
+    words = ["--experiments", "growth", "scale_invariance", "tightness"]
     assert cli.main(["judge", str(results), *words]) == 0 and (results / "claims.csv").exists()
-    assert cli.main(["results", "laptop/stages"]) == 0
+    assert cli.main(["results", "laptop/k_sweep"]) == 0
     assert cli.main(["estimate", "quadratic", "--scale", "smoke"]) == 0
     assert cli.main(["draw", "fig2", "nowhere/γ≤β", "--out", "nowhere"]) == 1
     with pytest.raises(SystemExit):
@@ -198,16 +198,18 @@ sys.exit(main(["stability", "--betas", "0.9", "0.99"]) or main(["results", "lapt
 
 
 def test_a_code_table_that_lacks_an_entry_is_named(results, monkeypatch, capsys):
-    from ctadam.measurements import baselines as measured
-    from ctadam.predictions import baselines as predicted
+    from ctadam.experiments.baselines import measure as measured
+    from ctadam.experiments.baselines import predict as predicted
 
     monkeypatch.delitem(predicted.AVERAGES, "adamw")
     assert cli.main(["predict", "baselines", str(results)]) == 1
-    said = "ctadam: predictions/baselines.py: AVERAGES has no entry for 'adamw': add one\n"
+    said = "ctadam: experiments/baselines/predict.py: AVERAGES has no entry for 'adamw': add one\n"
     assert capsys.readouterr().err == said
     monkeypatch.delitem(measured.SIGNS, "text")
     assert cli.main(["measure", "baselines", str(results)]) == 1
-    assert capsys.readouterr().err == "ctadam: measurements/baselines.py: SIGNS has no entry for 'text': add one\n"
+    assert (
+        capsys.readouterr().err == "ctadam: experiments/baselines/measure.py: SIGNS has no entry for 'text': add one\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -219,15 +221,15 @@ def test_a_code_table_that_lacks_an_entry_is_named(results, monkeypatch, capsys)
         (["run", "growth", "--scale", "smoke", "--device", "nonsense"], "device 'nonsense' cannot be used here"),
         (["run", "growth", "--scale", "smoke", "--set", "growth.text=no/such.txt"], "cannot read the text 'no/such.txt'"),
         (["run", "growth", "--scale", "smoke", "--shard", "99/99"], "there are only 9 runs"),
-        (["run", "growth", "--scale", "cifar_subset"], "the scale cifar_subset has no growth (it has stages, baselines)"),
-        (["run", "stages", "--scale", "smoke", "--set", "stages.ks=[1, 3]"], "stages.ks: [1, 3] lacks 1 or 2"),
-        (["run", "stages", "--scale", "smoke", "--set", "stages.images.source=no/such"], "no images in 'no/such'"),
-        (["promote", "cifar_subset"], "no runs in results/fresh/cifar_subset/stages"),
+        (["run", "growth", "--scale", "cifar_subset"], "the scale cifar_subset has no growth (it has baselines, k_sweep)"),
+        (["run", "k_sweep", "--scale", "smoke", "--set", "k_sweep.ks=[1, 3]"], "k_sweep.ks: [1, 3] lacks 1 or 2"),
+        (["run", "k_sweep", "--scale", "smoke", "--set", "k_sweep.images.source=no/such"], "no images in 'no/such'"),
+        (["promote", "cifar_subset"], "no runs in results/fresh/cifar_subset/baselines"),
         (["predict", "growth", "nowhere"], "no runs in nowhere/growth"),
         (["measure", "tightness", "nowhere"], "no runs in nowhere/tightness"),
         (["draw", "fig2", "nowhere", "--out", "nowhere"], "no runs in nowhere/growth"),
         (["judge", "nowhere"], "no results in nowhere"),
-        (["promote", "paper"], "no runs in results/fresh/paper/trajectory"),
+        (["promote", "paper"], "no runs in results/fresh/paper/baselines"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(root, tmp_path, capsys, monkeypatch, words, message):
@@ -327,12 +329,14 @@ def test_a_missing_package_is_named(monkeypatch, capsys, tmp_path):
     real = builtins.__import__
 
     def without_pandas(name, *args, **kwargs):
-        if name == "ctadam.claims" or name.startswith("pandas"):
+        if name == "ctadam.artifact.ledger" or name.startswith("pandas"):
             raise ModuleNotFoundError("No module named 'pandas'", name="pandas")
         return real(name, *args, **kwargs)
 
-    monkeypatch.delitem(__import__("sys").modules, "ctadam.claims", raising=False)
-    monkeypatch.delattr("ctadam.claims", raising=False)  # where another test has imported it, the package holds it too
+    monkeypatch.delitem(__import__("sys").modules, "ctadam.artifact.ledger", raising=False)
+    monkeypatch.delattr(
+        "ctadam.artifact.ledger", raising=False
+    )  # where another test has imported it, the package holds it too
     monkeypatch.setattr(builtins, "__import__", without_pandas)
     assert cli.main(["judge", str(tmp_path)]) == 1
     assert (

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from ctadam import config, figures
+from ctadam.artifact import config, figures
+from ctadam.artifact.figures import FIGURES
 from ctadam.experiments import EXPERIMENTS, load
-from ctadam.figures import FIGURES
 
 TRAINED = "raise RuntimeError('training was started')\n"
 #: A figure of one experiment, and the one of most.
-FIGURE, WIDEST = "fig6", max(FIGURES, key=lambda figure: len(FIGURES[figure][1]))
+FIGURE, WIDEST = "fig6", max(FIGURES, key=lambda figure: len(FIGURES[figure]))
 
 
 def git(directory, *words):
@@ -99,7 +99,7 @@ def test_everything_is_planned_by_default(clone, tmp_path):
 
 def test_a_scale_with_some_experiments_plans_those(clone, tmp_path):
     jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n", "--config", "scale=cifar_subset"))
-    expected = {"all": 1, "train_stages": 5, "predict_stages": 1, "measure_stages": 1, "draw_fig5": 1, "judge": 1}
+    expected = {"all": 1, "train_k_sweep": 5, "predict_k_sweep": 1, "measure_k_sweep": 1, "draw_fig5": 1, "judge": 1}
     expected |= {"train_baselines": 6, "predict_baselines": 1, "measure_baselines": 1, "draw_fig9": 1}
     assert jobs == expected
 
@@ -112,9 +112,8 @@ def test_one_figure_plans_what_it_needs(clone, tmp_path):
 
 def sabotage(directory):
     """Make every training rule fail that is run."""
-    for module in (directory / "src/ctadam/experiments").glob("*.py"):
-        if module.name != "__init__.py":
-            module.write_text(TRAINED)
+    for module in (directory / "src/ctadam/experiments").glob("*/runs.py"):
+        module.write_text(TRAINED)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +155,7 @@ def test_what_is_made_from_shipped_runs_is_compared_and_no_tracked_file_changes(
         reversed(line.split(None, 1)) for line in output.splitlines() if re.match("(same|agrees|differs) ", line)
     )
     assert {what.split(": ")[0]: outcome for what, outcome in compared.items()} == {
-        **dict.fromkeys(FIGURES[FIGURE][1], "same"), FIGURE: "differs", "verdicts": "same"
+        **dict.fromkeys(FIGURES[FIGURE], "same"), FIGURE: "differs", "verdicts": "same"
     }  # fmt: skip
     assert "training was started" not in output and status(here) == ""
     shipped = figures.paths(FIGURE, here / "paper_figures/cached/smoke")
@@ -208,7 +207,7 @@ def test_everything_cached_is_really_made_again_and_reported(drawn_clone, tmp_pa
 @pytest.mark.parametrize("figure", [FIGURE, WIDEST])
 def test_a_cached_figure_plans_only_its_own(clone, figure):
     jobs = planned(snakemake(clone, "-n", "-F", f"cached_{figure}", "--config", "scale=smoke"))
-    needs = FIGURES[figure][1]
+    needs = FIGURES[figure]
     expected = {f"{stage}_{name}": 1 for stage in ("predict", "measure") for name in needs}
     assert jobs == expected | {f"draw_{figure}": 1, f"judge_{figure}": 1, f"cached_{figure}": 1}
 
@@ -278,17 +277,39 @@ def test_a_changed_parameter_plans_exactly_its_experiment(clone):
     assert "measure_tightness" not in jobs
 
 
-def test_edited_code_retrains_the_fresh_tree_and_a_touch_does_not(clone):
-    module = clone / "src/ctadam/experiments/tightness.py"
-    text = module.read_text()
-    module.touch()
+def test_a_touch_retrains_nothing(clone):
+    (clone / "src/ctadam/experiments/tightness/runs.py").touch()
     assert "Nothing to be done" in snakemake(clone, "-n", "--config", "scale=smoke")
-    module.write_text(text + "\n# edited\n")
+
+
+@pytest.mark.parametrize(
+    "file, expected",
+    [
+        ("experiments/tightness/runs.py", {"train_tightness"}),
+        ("experiments/k_sweep/runs.py", {"train_k_sweep", "train_baselines"}),
+        (
+            "training/peers.py",
+            {f"train_{name}" for name in EXPERIMENTS} - {"train_quadratic", "train_tightness", "train_trajectory"},
+        ),
+        ("optim/fused.py", set()),
+        ("analysis/slopes.py", {"measure_growth", "measure_practice", "draw_fig2", "draw_fig8"}),
+        ("theory/flow.py", {"train_trajectory", "predict_trajectory"}),
+    ],
+)
+def test_an_edit_plans_what_imports_the_module(clone, file, expected):
+    """Jobs that read its closure; those after them are planned because of them."""
+    module = clone / "src/ctadam" / file
+    text = module.read_text(encoding="utf-8")
+    module.write_text(text + "\n# edited\n", encoding="utf-8")
     try:
-        jobs = planned(snakemake(clone, "-n", "--config", "scale=smoke"))
+        output = snakemake(clone, "-n", "--config", "scale=smoke")
     finally:
-        module.write_text(text)
-    assert {name for name in jobs if name.startswith("train")} == {"train_tightness"}
+        module.write_text(text, encoding="utf-8")
+    jobs = planned(output)
+    assert {name for name in jobs if name.startswith("train")} == {
+        name for name in expected if name.startswith("train")
+    }
+    assert expected <= set(jobs)
 
 
 def test_a_run_that_is_missing_is_made_again(clone):

@@ -90,95 +90,39 @@ def _experiments(resolved):
     return [name for name in EXPERIMENTS if name in resolved]
 
 
-def _points(experiment, parameters):
-    """Return the table of runs, enough of them for every shard to have one."""
-    from ctadam.experiments import load
-
-    points = load(experiment).points(parameters)
-    if parameters["shards"] > len(points):
-        allowed = f"integer in [1, {len(points)}], the number of runs"
-        raise ArtifactError(f"{experiment}.shards: {parameters['shards']} is not allowed (allowed: {allowed})")
-    return points
-
-
 def _run(args):
-    from ctadam import config, determinism
-    from ctadam.experiments import load
-    from ctadam.progress import Progress
-    from ctadam.provenance import code_digest, environment, is_complete, make_room, now, read_provenance, write_table
-    from ctadam.store import refuse_shipped, shard_path
+    from ctadam.artifact import config, runner
+    from ctadam.storage.manifest import refuse_shipped
 
     resolved = config.resolve(args.scale, config.parse_assignments(args.set))
     if args.experiment not in resolved:
         raise ArtifactError(
             f"the scale {args.scale} has no {args.experiment} (it has {', '.join(_experiments(resolved))})"
         )
-    parameters = resolved[args.experiment]
-    device = _device(args, resolved)
-    pinned = determinism.pin(threads=parameters["threads"])
-    experiment = load(args.experiment)
-    points = _points(args.experiment, parameters)
-    todo, shards = ([args.shard[0]], args.shard[1]) if args.shard else (None, parameters["shards"])
-    out = Path(args.out or f"results/fresh/{args.scale}") / args.experiment
-    refuse_shipped(out.parent)
-    # Said now: files may be edited, and committed, while this runs.
-    code, made_in = code_digest(), environment()
-    for shard in todo or range(1, shards + 1):
-        path = shard_path(out, shard, shards)
-        # Without --shard a run that was killed goes on where it stopped; with it, whoever asks means this shard.
-        if todo is None and is_complete(path):
-            before = read_provenance(path)
-            if before.get("parameters") == parameters and before.get("code") == code:
-                log.info("%s is complete: kept", path)
-                continue
-        share = points.iloc[shard - 1 :: shards]  # dealt like cards, so that long runs spread over the shards
-        if share.empty:
-            raise ArtifactError(f"--shard {shard}/{shards}: there are only {len(points)} runs")
-        make_room(path)
-        total, unit = experiment.cost(share)
-        progress = Progress(f"{args.experiment} {shard}/{shards}", total, unit=unit)
-        started, clock = now(), time.monotonic()
-        name, memory = device.type, {}
-        if device.type == "cuda":
-            import torch
-
-            name = torch.cuda.get_device_name(device)
-            torch.cuda.reset_peak_memory_stats(device)
-        table, details = experiment.run(share, parameters, device=device, progress=progress.advance)
-        if device.type == "cuda":
-            memory = {"peak_memory": torch.cuda.max_memory_allocated(device)}
-        record = {
-            "experiment": args.experiment,
-            "scale": args.scale,
-            "shard": shard,
-            "shards": shards,
-            "parameters": parameters,
-            "device": name,
-            "determinism": pinned,
-            **details,
-            "started": started,
-            "wall_s": round(time.monotonic() - clock, 1),
-            **memory,
-            "code": code,
-            **made_in,
-        }
-        write_table(table, path, record)
-        log.info("%s: %d rows", path, len(table))
+    results = Path(args.out or f"results/fresh/{args.scale}")
+    refuse_shipped(results)
+    runner.run(
+        args.experiment, resolved[args.experiment], results / args.experiment,
+        scale=args.scale, device=args.device or resolved["device"], shard=args.shard,
+    )  # fmt: skip
 
 
 def _estimate(args):
-    from ctadam import config, determinism
-    from ctadam.estimate import as_text, estimate, rehearse
+    from ctadam import determinism
+    from ctadam.artifact import config, runner
+    from ctadam.artifact.estimate import as_text, estimate, rehearse
 
     resolved = config.resolve(args.scale, config.parse_assignments(args.set))
     found = []
     for experiment in args.experiments or _experiments(resolved):
         parameters = resolved[experiment]
         determinism.pin(threads=parameters["threads"])
-        _points(experiment, parameters)  # refuses shards without runs
+        runner.table_of_runs(experiment, parameters)  # refuses shards without runs
         for shard in range(1, parameters["shards"] + 1):
             if args.rehearse:
-                runs, seconds = rehearse(experiment, parameters, shard, _device(args, resolved))
+                runs, seconds = rehearse(
+                    experiment, parameters, shard, runner.pick_device(args.device or resolved["device"])
+                )
                 log.info(
                     "%s %d/%d: %d runs rehearsed in %.1f s", experiment, shard, parameters["shards"], runs, seconds
                 )
@@ -187,19 +131,10 @@ def _estimate(args):
     print(as_text(found, args.card))
 
 
-def _device(args, resolved):
-    from ctadam import determinism
-
-    try:
-        return determinism.claim_gpu(determinism.pick_device(args.device or resolved["device"]))
-    except ValueError as error:
-        raise ArtifactError(str(error)) from error
-
-
 def _derive(args, name):
     """Write one derived table of an experiment."""
-    from ctadam import derive
-    from ctadam.store import refuse_shipped
+    from ctadam.artifact import derive
+    from ctadam.storage.manifest import refuse_shipped
 
     refuse_shipped(args.results)
     with _columns(args.results):
@@ -247,8 +182,8 @@ def _measure(args):
 
 
 def _draw(args):
-    from ctadam.figures import draw
-    from ctadam.store import refuse_shipped
+    from ctadam.artifact.figures import draw
+    from ctadam.storage.manifest import refuse_shipped
 
     refuse_shipped(args.out)
     with _columns(args.results):
@@ -258,8 +193,8 @@ def _draw(args):
 
 
 def _judge(args):
-    from ctadam import claims
-    from ctadam.store import refuse_shipped
+    from ctadam.artifact import ledger as claims
+    from ctadam.storage.manifest import refuse_shipped
 
     refuse_shipped(args.results)
     with _columns(args.results):
@@ -276,8 +211,8 @@ def _judge(args):
 
 
 def _promote(args):
-    from ctadam import config
-    from ctadam.promote import promote, renew
+    from ctadam.artifact import config
+    from ctadam.artifact.promote import promote, renew
 
     experiments = args.experiments or (None if args.derived else _experiments(config.resolve(args.scale)))
     written = [] if args.derived else promote(args.scale, experiments=experiments, force=args.force)
@@ -288,7 +223,7 @@ def _promote(args):
 
 
 def _compare(args):
-    from ctadam import verify
+    from ctadam.artifact import verify
 
     differences = 0
     for check in verify.compare_redrawn(args.scale, figure=args.figure):
@@ -299,8 +234,8 @@ def _compare(args):
 
 
 def _results(args):
-    from ctadam import shipped
-    from ctadam.config import root
+    from ctadam.artifact import shipped
+    from ctadam.storage.manifest import root
 
     cached = root() / "results" / "cached"
     scale, _, experiment = (args.which or "").rstrip("/").partition("/")
@@ -311,8 +246,8 @@ def _results(args):
 
 
 def _verify(args):
-    from ctadam import verify
-    from ctadam.config import root
+    from ctadam.artifact import verify
+    from ctadam.storage.manifest import root
 
     results = root() / "results" / "cached" / args.scale
     seed = time.time_ns() % 10**6 if args.seed is None else args.seed
@@ -336,15 +271,15 @@ def _verify(args):
 
 
 def _readme(args):
-    from ctadam import pages
-    from ctadam.config import root
+    from ctadam.artifact import report as pages
+    from ctadam.storage.manifest import root
 
     log.info("%s", pages.update_readme(root()))
 
 
 def _pages(args):
-    from ctadam import pages
-    from ctadam.store import refuse_shipped
+    from ctadam.artifact import report as pages
+    from ctadam.storage.manifest import refuse_shipped
 
     refuse_shipped(args.results)
     for path in pages.write_report_pages(args.results):
@@ -368,9 +303,9 @@ def _positive(text):
 
 
 def _parser():
-    from ctadam.config import SCALES
+    from ctadam.artifact.config import SCALES
+    from ctadam.artifact.figures import FIGURES
     from ctadam.experiments import EXPERIMENTS
-    from ctadam.figures import FIGURES
 
     # Not the docstring: python -OO drops it.
     description = "Check betas; train, predict, measure, draw and judge. Each rule of the workflow calls one of these."

@@ -10,7 +10,7 @@ rule judge:
             path.format(tree=wildcards.tree)
             for path in derived(present(wildcards.tree))
         ],
-        code=code("claims", "measurements", "theory/stability.py"),
+        code=lambda wildcards: code(*of_experiments(present(wildcards.tree), "claims")),
     output:
         table=f"results/{{tree}}/{SCALE}/claims.csv",
         record=f"results/{{tree}}/{SCALE}/claims.json",
@@ -48,7 +48,7 @@ rule pages:
         ],
         ledger=f"results/{{tree}}/{SCALE}/claims.csv",
         record=f"results/{{tree}}/{SCALE}/claims.json",
-        code=code("pages.py", "shipped.py"),
+        code=code("artifact.report"),
     output:
         ledger=report(
             f"results/{{tree}}/{SCALE}/claims.html",

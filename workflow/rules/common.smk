@@ -28,14 +28,16 @@ def prepend(variable, directory):
 prepend("PYTHONPATH", ROOT / "src")
 prepend("PATH", Path(sys.executable).parent)
 
-from ctadam import config as configuration
+from ctadam import experiments
+from ctadam.artifact import config as configuration
+from ctadam.artifact import figures
+from ctadam.artifact.code import PACKAGE, closure
 from ctadam.errors import ArtifactError
-from ctadam import experiments, figures
-from ctadam.store import read_manifest
+from ctadam.storage.manifest import read_manifest
 
-if Path(configuration.__file__).parent != ROOT / "src" / "ctadam":
+if PACKAGE != (ROOT / "src" / "ctadam").resolve():
     raise WorkflowError(
-        f"another ctadam was imported, from {configuration.__file__}, not that of {ROOT}"
+        f"another ctadam was imported, from {PACKAGE}, not that of {ROOT}"
     )
 
 try:
@@ -49,12 +51,10 @@ except ArtifactError as error:
     raise WorkflowError(str(error))
 
 # A scale may hold some of the experiments only.
-EXPERIMENTS = {
-    name: parts for name, parts in experiments.EXPERIMENTS.items() if name in CONFIG
-}
+EXPERIMENTS = [name for name in experiments.EXPERIMENTS if name in CONFIG]
 FIGURES = {
-    figure: (module, needs)
-    for figure, (module, needs) in figures.FIGURES.items()
+    figure: needs
+    for figure, needs in figures.FIGURES.items()
     if set(needs) <= set(EXPERIMENTS)
 }
 
@@ -72,13 +72,15 @@ wildcard_constraints:
     shards=r"\d+",
 
 
-def code(*parts):
-    """Source files below the package, for `input: code=`: an edit re-plans, a touch does not."""
-    files = []
-    for part in parts:
-        path = ROOT / "src" / "ctadam" / part
-        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return [str(HERE / file.relative_to(ROOT)) for file in files]
+def code(*modules):
+    """Source files that determine what modules do, for `input: code=`: an edit re-plans, a touch does not."""
+    files = closure(*(f"ctadam.{module}" for module in modules))
+    return [str(HERE / "src" / "ctadam" / file.relative_to(PACKAGE)) for file in files]
+
+
+def of_experiments(names, stage):
+    """The modules of one stage of some experiments."""
+    return [f"experiments.{name}.{stage}" for name in names]
 
 
 # What is shipped lies in the checkout and is never written: no rule has an output there.
@@ -103,9 +105,7 @@ def present(tree):
 
 def drawn(tree):
     """The figures that can be drawn from them."""
-    return [
-        name for name, (_, needs) in FIGURES.items() if set(needs) <= set(present(tree))
-    ]
+    return [name for name, needs in FIGURES.items() if set(needs) <= set(present(tree))]
 
 
 def raw(tree, experiment):

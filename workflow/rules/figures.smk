@@ -1,5 +1,5 @@
 # For each figure one rule that draws it and one that judges the claims it shows, for both trees; and a target for each tree.
-for figure, (module, needs) in FIGURES.items():
+for figure, needs in FIGURES.items():
 
     rule:
         name:
@@ -9,16 +9,11 @@ for figure, (module, needs) in FIGURES.items():
                 path for name in needs for path in raw(wildcards.tree, name)
             ],
             derived=derived(needs),
-            code=code(
-                f"figures/{module}.py",
-                "figures/style.py",
-                "figures/__init__.py",
-                "measurements",
-            ),
+            code=code(figures.module(figure)),
         output:
-            f"paper_figures/{{tree}}/{SCALE}/{module}.pdf",
+            figures.paths(figure, f"paper_figures/{{tree}}/{SCALE}")[0],
             report(
-                f"paper_figures/{{tree}}/{SCALE}/{module}.png",
+                figures.paths(figure, f"paper_figures/{{tree}}/{SCALE}")[1],
                 caption=f"../report/{figure}.rst",
                 category="2 Figures",
                 labels={
@@ -46,7 +41,7 @@ for figure, (module, needs) in FIGURES.items():
                 path for name in needs for path in raw(wildcards.tree, name)
             ],
             derived=derived(needs),
-            code=code("claims", "measurements", "theory/stability.py"),
+            code=code(*of_experiments(needs, "claims")),
         output:
             table=f"results/{{tree}}/{SCALE}/claims_{figure}.csv",
             record=f"results/{{tree}}/{SCALE}/claims_{figure}.json",

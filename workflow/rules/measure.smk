@@ -8,7 +8,7 @@ for experiment in EXPERIMENTS:
             runs=lambda wildcards, experiment=experiment: raw(
                 wildcards.tree, experiment
             ),
-            code=code("measurements", "theory"),
+            code=code(f"experiments.{experiment}.measure"),
         output:
             table=f"results/{{tree}}/{SCALE}/{experiment}/measurements.csv",
             record=f"results/{{tree}}/{SCALE}/{experiment}/measurements.json",

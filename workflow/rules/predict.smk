@@ -8,7 +8,7 @@ for experiment in EXPERIMENTS:
             runs=lambda wildcards, experiment=experiment: raw(
                 wildcards.tree, experiment
             ),
-            code=code("predictions", "theory"),
+            code=code(f"experiments.{experiment}.predict"),
         output:
             table=f"results/{{tree}}/{SCALE}/{experiment}/predictions.csv",
             record=f"results/{{tree}}/{SCALE}/{experiment}/predictions.json",

@@ -5,7 +5,7 @@ for experiment in EXPERIMENTS:
         name:
             f"train_{experiment}"
         input:
-            code=code(f"experiments/{experiment}.py", *EXPERIMENTS[experiment]),
+            code=code("determinism", f"experiments.{experiment}.runs"),
         output:
             table=f"results/fresh/{SCALE}/{experiment}/shard-{{shard}}-of-{{shards}}.parquet",
             provenance=f"results/fresh/{SCALE}/{experiment}/shard-{{shard}}-of-{{shards}}.json",

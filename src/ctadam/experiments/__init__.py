@@ -1,45 +1,28 @@
-"""The experiments: each turns its section of the configuration into raw runs, a tidy table.
+"""The experiments, one folder each.
 
-An experiment is a module ``ctadam.experiments.<name>`` with
+A folder holds, in the order in which its files are used:
 
-- ``points(parameters)``: the table of runs that the parameters ask for, a row a run;
-- ``run(points, parameters, *, device, progress)``: those runs, done: the tidy table, and what belongs in its provenance;
-- ``cost(points)``: units of work in them and what a unit is called, for the progress line;
-- ``SHORTENED = False``, where the first steps of a run depend on how many there will be: `ctadam.verify` cuts runs short
-  that have a number of ``steps``, unless this is there.
+- ``runs.py``: ``points(parameters)``, the table of runs that the parameters ask for, one row per run;
+  ``run(points, parameters, *, device, progress)``, which does them and returns their records and what belongs in the provenance;
+  ``cost(points)``, the units of work for the progress line; and ``SHORTENED = False`` if the first steps of a run depend on how
+  many there will be, so that `ctadam.artifact.verify` does not cut it short;
+- ``predict.py``: ``COLUMNS``, the parameters it reads, and ``predict(points)``. It sees theory and no outcome;
+- ``measure.py``: ``measure(runs)``. It sees raw runs and no theory;
+- ``claims.py`` and ``figure.py``, which see both.
 
-Its predictions, measurements and figures are the modules of the same name in `ctadam.predictions`,
-`ctadam.measurements` and `ctadam.figures`.
+``__init__.py`` names the figure and the experiments that it shows. Experiments are found by their folders.
 """
 
 import importlib
+import pkgutil
 
-#: Every experiment, in the order of the paper, and what besides its own module determines its runs: paths in the package.
-#: An edit there retrains the fresh tree.
-EXPERIMENTS = {
-    "trajectory": ("data", "determinism.py", "models", "optim", "theory"),
-    "growth": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
-    "generalization": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
-    "practice": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
-    "quadratic": ("determinism.py", "optim", "theory/stability.py"),
-    "tightness": ("determinism.py", "optim", "theory/stability.py"),
-    "stages": ("data", "determinism.py", "models", "optim", "theory/stability.py", "training"),
-    "baselines": (
-        "data",
-        "determinism.py",
-        "experiments/stages.py",
-        "models",
-        "optim",
-        "theory/stability.py",
-        "training",
-    ),
-    "norms": ("data", "determinism.py", "models", "optim", "theory", "training"),
-}
+#: Names of the experiments.
+EXPERIMENTS = tuple(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
 
 
-def load(name, stage="experiments"):
-    """The module of one experiment in one stage (``experiments``, ``predictions`` or ``measurements``)."""
-    return importlib.import_module(f"ctadam.{stage}.{name}")
+def load(name, stage="runs"):
+    """Return one module of an experiment: ``runs``, ``predict``, ``measure``, ``claims`` or ``figure``."""
+    return importlib.import_module(f"ctadam.experiments.{name}.{stage}")
 
 
 def with_columns(table, numbers, texts=()):

@@ -1,0 +1,1 @@
+"""Instruments that experiments share: intervals, ranks, slopes, verdicts and the style of the figures."""

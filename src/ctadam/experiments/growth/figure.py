@@ -1,0 +1,95 @@
+"""Figure 2: the stable region, the growth outside it, and the rate against C (paper, section 3; claims S1-S6)."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.cm import ScalarMappable
+
+from ctadam.analysis import style
+from ctadam.analysis.slopes import half_width
+from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.tables import sort_rows
+from ctadam.theory import stability
+
+#: Pairs people use, as (β, γ), and where their labels go: offset in points and side.
+USUAL = {
+    (0.999, 0.9): ((0, -9), "right"),
+    (0.99, 0.9): ((-6, -2), "right"),
+    (0.95, 0.9): ((0, 6), "center"),
+    (0.95, 0.95): ((0, 6), "center"),
+}
+
+
+def draw(results):
+    """The figure, from the growth runs, predictions and measurements under ``results``."""
+    runs = read_runs(results, "growth")
+    runs = runs[runs["variant"] == "curve"]
+    measured = read_csv(results, "growth", "measurements").query("variant == 'curve'")
+    table = measured.merge(
+        read_csv(results, "growth", "predictions")[["run", "C", "rate_paper", "rate_exact"]], on="run"
+    )
+    # Those near the boundary are drawn last, where they are not hidden.
+    coefficient = sort_rows(table, ["C", "run"], ascending=[False, True]).set_index("run")["C"]
+    colors, norm = style.coefficient_scale(min(table["C"].min(), -0.05), max(table["C"].max(), 0.25))
+
+    figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 5.4), layout="constrained")
+    _region(axes[0, 0], table, colors, norm)
+    _series(axes[0, 1], runs, coefficient, colors, norm, "update_max")
+    axes[0, 1].set(title="largest update", ylabel=r"$\|u_n\|_\infty$", xlabel="step $n$")
+    _rates(axes[1, 0], table)
+    _series(axes[1, 1], runs, coefficient, colors, norm, "param_max")
+    axes[1, 1].set(title="largest parameter", ylabel=r"$\|\theta_{n+1}\|_\infty$", xlabel="step $n$")
+    ticks = [norm.vmin, norm.vmin / 2, 0, norm.vmax / 2, norm.vmax]
+    bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, shrink=0.6, aspect=35, extend="both", ticks=ticks)
+    bar.set_label(r"$C(\beta,\gamma)$: stable above 0")
+    bar.ax.yaxis.set_major_formatter("{x:.3g}")
+    style.label_panels(axes.flat)
+    sns.despine(figure)
+    return figure
+
+
+def _region(ax, table, colors, norm):
+    """C over the part of the square where people choose, both boundaries, and the runs' points on the normal curve."""
+    beta, gamma = np.meshgrid(np.linspace(0.9, 0.9998, 300), np.linspace(0.82, 0.9998, 300))
+    c = stability.stability_coefficient(beta1=gamma, beta2=beta)
+    levels = np.concatenate([np.linspace(norm.vmin, 0, 6), np.linspace(0, norm.vmax, 6)[1:]])
+    filled = ax.contourf(beta, gamma, c, levels, cmap=style.paler(colors), norm=norm, extend="both")
+    filled.set_edgecolor("face")  # no hairlines between the levels in PDF viewers
+    gammas = np.linspace(0.82, 0.9998, 300)
+    for law, name in (("paper", r"paper: $C=0$"), ("exact", r"exact: $\gamma^2=\beta$")):
+        boundary = stability.boundary_beta2(beta1=gammas, law=law)
+        ax.plot(boundary, gammas, style.LINES[law], color=style.COLORS[law], lw=1.6, label=name)
+    once = table.drop_duplicates("point")
+    ax.plot(once["beta2"], once["beta1"], ".", ms=2.5, color=style.COLORS["curve"], label="normal curve, runs")
+    for i, ((b, g), (offset, side)) in enumerate(USUAL.items()):
+        ax.plot(
+            b, g, "*", ms=7, mec="k", mew=0.5, color="w", clip_on=False, label="usual pairs" if i == 0 else None, zorder=4
+        )  # fmt: skip
+        ax.annotate(f"({b:g}, {g:g})", (b, g), offset, textcoords="offset points", ha=side, fontsize=6)
+    ax.set(xlim=(0.9, 1), ylim=(0.82, 1), xlabel=r"$\beta$ (beta2)", ylabel=r"$\gamma$ (beta1)", title="stable region")
+    ax.legend(loc="lower left", frameon=True, framealpha=0.85, edgecolor="none", handlelength=1.6, borderpad=0.3)
+
+
+def _series(ax, runs, coefficient, colors, norm, column):
+    """One line for each run, in the order given and coloured by C."""
+    for run in coefficient.index:
+        steps = runs[runs["run"] == run]
+        ax.plot(steps["step"], steps[column], lw=0.6, color=colors(norm(coefficient[run])))
+    ax.set_yscale("log")
+    ax.set_xlim(0, runs["step"].max())
+
+
+def _rates(ax, table):
+    """The measured rate against C, with both laws over it."""
+    table = sort_rows(table, ["C", "run"])
+    ax.errorbar(
+        table["C"], table["rate"], half_width(table["rate_se"], table["rate_df"]), fmt="o", ms=3, mfc="none", lw=0.8, mew=0.8,
+        color=style.COLORS["measured"], label="measured, 95 % interval", zorder=2,
+    )  # fmt: skip
+    for law, name in (("exact", r"exact: $\max(0,\ln\gamma/\!\sqrt{\beta})$"), ("paper", r"paper: $\max(0,-C/2)$")):
+        ax.plot(table["C"], table[f"rate_{law}"], style.LINES[law], color=style.COLORS[law], label=name, zorder=3)
+    ax.axvline(0, color="0.7", lw=0.6, zorder=0)
+    ax.set(xlabel=r"$C(\beta,\gamma)$", ylabel="growth rate per step", title="rate against $C$")
+    handles, labels = ax.get_legend_handles_labels()
+    order = [labels.index(next(x for x in labels if x.startswith(word))) for word in ("measured", "paper", "exact")]
+    ax.legend([handles[i] for i in order], [labels[i] for i in order], loc="upper right")

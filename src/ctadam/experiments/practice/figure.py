@@ -1,0 +1,259 @@
+"""Figure 8: what happens in practice. What holds the largest update, what ends its growth, long runs (claims S10, E1, E2, L1)."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+
+from ctadam.analysis import style
+from ctadam.analysis.slopes import half_width
+from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.tables import sort_rows
+from ctadam.theory import stability
+
+_COLORS = sns.color_palette("colorblind").as_hex()
+#: ε by rank, and the precision of the state.
+EPS = [(_COLORS[0], "o"), (_COLORS[2], "s"), (_COLORS[1], "^"), (_COLORS[4], "D")]
+DTYPES = style.Table("experiments/practice/figure.py: DTYPES", {"float64": "-", "float32": ":"})
+TOKENS = style.Table(
+    "experiments/practice/figure.py: TOKENS", {"words": (_COLORS[0], "o"), "characters": (_COLORS[1], "^")}
+)
+#: How many of the words that hold the largest update are named.
+NAMED = 4
+
+
+def draw(results):
+    """The figure, from the practice and growth runs, predictions and measurements under ``results``."""
+    runs = read_runs(results, "practice")
+    measured = read_csv(results, "practice", "measurements")
+    predicted = read_csv(results, "practice", "predictions")
+    table = measured.merge(predicted[["run", *(c for c in predicted if c not in measured)]], on="run")
+    first = table["seed"] == table.loc[table["variant"] == "epsilon", "seed"].iloc[0]
+    epsilon = table[(table["variant"] == "epsilon") & first]
+
+    figure = plt.figure(figsize=(style.TEXT_WIDTH, 7.6), layout="constrained")
+    # In parts, so that the long names of the last panel narrow no other row.
+    upper, lower = figure.subfigures(2, 1, height_ratios=[2, 1.05])
+    axes = [*upper.subplots(2, 2).flat, *lower.subplots(1, 2)]
+    bare = epsilon[(epsilon["eps"] == 0) & (epsilon["state_dtype"] == "float64")].iloc[0]
+    _holders(axes[0], runs[runs["run"] == bare["run"]], bare)
+    _tokens(axes[1], results)
+    _ended(axes[2], runs, epsilon)
+    _unseen(axes[3], runs, epsilon[epsilon["state_dtype"] == "float64"])
+    _long(axes[4], runs, table[table["variant"] == "long"])
+    _protection(axes[5], table[table["variant"] != "long"], bare)
+    style.label_panels(axes)
+    for ax in axes:
+        sns.despine(ax=ax)
+        if ax.get_yscale() == "log":
+            ax.yaxis.minorticks_off()  # many decades
+    axes[5].xaxis.minorticks_off()
+    return figure
+
+
+def _steady(values):
+    """Values to nine digits: the last bits of an exponential depend on where in memory an array lies, and pixels on them."""
+    return np.array([float(f"{value:.9g}") for value in values])
+
+
+def _spans(steps):
+    """Consecutive steps at which one row holds the largest update: their positions."""
+    same = (steps["update_tensor"] == steps["update_tensor"].shift()) & (
+        steps["update_row"] == steps["update_row"].shift()
+    )
+    return [part for _, part in steps.groupby((~same).cumsum())]
+
+
+def _holders(ax, steps, run):
+    """One run: the largest update, its holders in turn, and the exact rate through each of the longest holders."""
+    steps = steps[np.isfinite(steps["update_max"])]
+    spans = _spans(steps)
+    for i, part in enumerate(spans):
+        ax.plot(part["step"], part["update_max"], "-", lw=1.6, color=_COLORS[0] if i % 2 else _COLORS[2])
+    named = sorted(spans, key=len, reverse=True)[:NAMED]
+    for part in named:
+        n, middle = part["step"].to_numpy(), part.iloc[len(part) // 2]
+        rise = np.exp(run["rate_exact"] * (n - middle["step"])) * stability.prefactor(
+            beta1=run["beta1"], beta2=run["beta2"], step=n
+        )
+        rise /= stability.prefactor(beta1=run["beta1"], beta2=run["beta2"], step=middle["step"])
+        ax.plot(n, _steady(middle["update_max"] * rise), style.LINES["paper"], color="k", lw=0.8, zorder=3)
+        # A row without a token: the tensor, without the block it belongs to.
+        word = middle["token"] or middle["update_tensor"].split(".", 2)[-1]
+        unseen = f", {middle['unseen']}" if middle["token"] else ""
+        ax.annotate(
+            f"{word}{unseen}", (middle["step"], middle["update_max"]), (12, -11), textcoords="offset points", fontsize=5.5,
+            arrowprops={"arrowstyle": "-", "color": "0.4", "lw": 0.5, "shrinkA": 0, "shrinkB": 1},
+        )  # fmt: skip
+    # Two colours in turn, so that a change of holder is seen.
+    turns = tuple(Line2D([], [], color=_COLORS[i], lw=1.6) for i in (0, 2))
+    slope = Line2D([], [], color="k", lw=0.8, ls=style.LINES["paper"])
+    ax.legend(
+        [turns, slope], ["largest update, by holder", r"slope $\ln\gamma/\!\sqrt{\beta}$"], loc="upper left",
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
+    )  # fmt: skip
+    ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="the word that holds it, steps unseen")
+    ax.set(xlim=(0, steps["step"].max()), ylim=(0.1, None))
+
+
+def _tokens(ax, results):
+    """Rates of word-level and character-level text against C, unstable points."""
+    measured = read_csv(results, "growth", "measurements")
+    predicted = read_csv(results, "growth", "predictions")
+    table = measured.merge(predicted[["run", "C", "rate_exact"]], on="run")
+    low = table.loc[table["variant"] == "characters", "C"].max()
+    table = table[table["variant"].isin(["curve", "characters"]) & (table["C"] <= low + 0.02)]
+    TOKENS.require(table["tokens"])
+    for tokens, (color, marker) in TOKENS.items():
+        some = table[table["tokens"] == tokens]
+        ax.errorbar(
+            some["C"], some["rate"], half_width(some["rate_se"], some["rate_df"]), fmt=marker, ms=4, mfc="w", mew=0.9,
+            lw=0.8, color=color, label=tokens,
+        )  # fmt: skip
+    exact = sort_rows(table.drop_duplicates("C"), ["C"])
+    ax.plot(
+        exact["C"], exact["rate_exact"], style.LINES["exact"], color=style.COLORS["exact"], zorder=3, label=r"exact law"
+    )
+    ax.axvline(0, color="0.7", lw=0.6, zorder=0)
+    ax.set(xlabel=r"$C(\beta,\gamma)$", ylabel="growth rate per step", title="words and characters")
+    ax.legend(loc="lower left")
+
+
+def _eps_styles(table):
+    return style.by_rank("experiments/practice/figure.py: EPS", EPS, sorted(table["eps"].unique()))
+
+
+def _eps_handles(styles):
+    return [
+        Line2D([], [], color=color, marker=marker, mfc="w", ms=3.5, label=rf"$\epsilon$ = {eps:g}")
+        for eps, (color, marker) in styles.items()
+    ]
+
+
+def _ended(ax, runs, table):
+    """Largest update over the steps for every ε and precision of the state."""
+    styles = _eps_styles(table)
+    for run in table.itertuples():
+        steps = runs[runs["run"] == run.run]
+        color, marker = styles[run.eps]
+        every = max(1, len(steps) // 8)
+        ax.plot(
+            steps["step"], steps["update_max"], DTYPES[run.state_dtype], color=color, marker=marker, ms=3, mfc="w", lw=1,
+            markevery=(every // 2, every),
+        )  # fmt: skip
+    lines = [Line2D([], [], color="0.3", ls=ls, label=f"state {dtype}") for dtype, ls in DTYPES.items()]
+    ax.legend(handles=[*_eps_handles(styles), *lines], loc="upper left", ncols=2, columnspacing=1)
+    ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title=r"$\epsilon$ and precision")
+    ax.set_xlim(0, runs.loc[runs["run"].isin(table["run"]), "step"].max())
+
+
+def _unseen(ax, runs, table):
+    """The largest update against the time for which its token has been unseen.
+
+    The line is a coordinate with one gradient and none after it: m/√v = (1−γ)/√(1−β) when it comes, then the exact law with
+    ε. The size of that gradient is unknown; it is taken from the peak with the largest ε, and the others are predicted.
+    """
+    styles = _eps_styles(table)
+    pair = {"beta1": table["beta1"].iloc[0], "beta2": table["beta2"].iloc[0]}
+    a, b = -np.log(pair["beta1"]), -0.5 * np.log(pair["beta2"])
+    start = (1 - pair["beta1"]) / np.sqrt(1 - pair["beta2"])
+    largest = table.loc[table["eps"].idxmax()]
+    root = 1.0
+    if largest["eps"] > 0 and largest["cap"] > 0:
+        # The cap grows like (root/ε)^((b−a)/b).
+        root = (largest["peak"] / (start * largest["cap"])) ** (b / (b - a))
+    top = 1
+    for run in table.itertuples():
+        steps = runs[(runs["run"] == run.run) & (runs["unseen"] > 0)]
+        color, marker = styles[run.eps]
+        ax.plot(steps["unseen"], steps["update_max"], marker, ms=2.2, mew=0.4, mfc="none", color=color, rasterized=True)
+        top = max(top, steps["unseen"].max() if len(steps) else 1)
+    j = np.arange(int(top) + 1)
+    for run in table.itertuples():
+        line = _steady(start * np.exp(-a * j) / (np.exp(-b * j) + run.eps / root))
+        ax.plot(j, line, style.LINES["exact"], color="w", lw=2.2, zorder=3)
+        ax.plot(j, line, style.LINES["exact"], color=styles[run.eps][0], lw=1.1, zorder=3)
+    lines = [Line2D([], [], color="0.3", label="one gradient, then none")]
+    ax.legend(handles=[*_eps_handles(styles), *lines], loc="upper left")
+    ax.set(
+        yscale="log",
+        xlabel="steps for which its token is unseen",
+        ylabel=r"$\|u_n\|_\infty$",
+        title="the cap, where and when",
+    )
+    ax.set_ylim(bottom=0.1)
+
+
+def _long(ax, runs, table):
+    """Long runs at points of the normal curve, coloured by C, and growth at the exact rate from the start."""
+    colors, norm = style.coefficient_scale(min(table["C"].min(), -0.05), max(table["C"].max(), 0.25))
+    limits = np.log10([0.1, 30 * table["peak"].max()])
+    length = table["steps"].max()
+    ends = []
+    for run in sort_rows(table[table["seed"] == table["seed"].iloc[0]], ["C"], ascending=False).itertuples():
+        steps = runs[(runs["run"] == run.run) & np.isfinite(runs["update_max"])]
+        color = colors(norm(run.C))
+        ax.plot(steps["step"], steps["update_max"], lw=0.8, color=color)
+        if run.diverged_at >= 0:
+            ax.plot(steps["step"].iloc[-1], steps["update_max"].iloc[-1], "x", ms=5, mew=1.2, color=color)
+        if run.rate_exact > 0:
+            last = min(length, limits[1] * np.log(10) / run.rate_exact)
+            ax.plot([0, last], [1, np.exp(run.rate_exact * last)], style.LINES["paper"], lw=0.8, color=color)
+        ends.append([np.log10(steps["update_max"].iloc[-1]), f"$C = {run.C:.3f}$", color])
+    # Names at the lines' ends, moved up where two would overlap.
+    below = -np.inf
+    for end, name, color in sorted(ends, key=lambda end: end[0]):
+        below = max(end, below + 0.055 * (limits[1] - limits[0]))
+        ax.annotate(
+            name, (1, (below - limits[0]) / (limits[1] - limits[0])), (3, 0), xycoords="axes fraction",
+            textcoords="offset points", va="center", fontsize=6, color=color, annotation_clip=False,
+        )  # fmt: skip
+    handles = [
+        Line2D([], [], color="0.3", lw=0.8, label="largest update"),
+        Line2D([], [], color="0.3", lw=0.8, ls=style.LINES["paper"], label="exact rate"),
+    ]
+    ax.legend(handles=handles, loc="upper left", handlelength=1.4, borderaxespad=0.1)
+    ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="long runs")
+    ax.set(xlim=(0, length), ylim=10**limits)
+
+
+def setting(run, bare):
+    """What a run has, in words: ε and precision, and in what else it differs from the bare unstable pair."""
+    parts = [rf"$\epsilon$ = {run.eps:g}", f"{run.state_dtype}"]
+    if run.precision != "float32":
+        parts.append(f"gradients {run.precision}")
+    if np.isfinite(run.clip):
+        parts.append(f"clip {run.clip:g}")
+    if run.weight_decay > 0:
+        parts.append(rf"$\lambda$ = {run.weight_decay:g}")
+    if run.lr != bare.lr:
+        parts.append(rf"$\eta$ = {run.lr:g}")
+    if (run.beta1, run.beta2) != (bare.beta1, bare.beta2):
+        parts.append(f"pair ({run.beta2:g}, {run.beta1:g})")
+    return ", ".join(parts)
+
+
+def _protection(ax, table, bare):
+    """Largest update under every setting, and the test loss at the end beside it."""
+    table = table.assign(setting=[setting(run, bare) for run in table.itertuples()])
+    groups = table.groupby("setting").agg(peak=("peak", lambda x: np.log(x).mean()), loss=("test_loss", "mean"))
+    # Some settings have the same peaks, whose logarithms differ in a last digit.
+    groups = sort_rows(groups.reset_index().round({"peak": 9}), ["peak", "setting"], ascending=[False, True])
+    groups = groups.set_index("setting")
+    for y, (name, group) in enumerate(groups.iterrows()):
+        peaks = table.loc[table["setting"] == name, "peak"]
+        ax.plot(peaks, [y] * len(peaks), "o", ms=3.5, mfc="w", mew=0.9, color=_COLORS[0])
+        _beside(ax, y, f"{group['loss']:.3f}")
+    _beside(ax, -1, "loss")
+    ax.set_yticks(range(len(groups)), groups.index, fontsize=5.5)
+    ax.set_ylim(len(groups) - 0.5, -0.5)
+    ax.set(xscale="log", xlabel=r"largest update, $\max_n\|u_n\|_\infty$", title="what protects")
+    ax.grid(axis="y", lw=0.3, color="0.85")
+
+
+def _beside(ax, y, text):
+    ax.annotate(
+        text, (1.0, y), (3, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=5.5,
+        annotation_clip=False,
+    )  # fmt: skip

@@ -1,0 +1,109 @@
+"""Claims S7, S8 and K3: the exact bound, attained and never exceeded, and that of k-Adam's last stage."""
+
+import numpy as np
+
+from ctadam.analysis.verdicts import (
+    CONTRADICTED,
+    INCONCLUSIVE,
+    REPRODUCED,
+    Outcome,
+    by_finite_runs,
+    claim,
+    finite,
+    most,
+    number,
+    worst,
+)
+
+
+def _good(condition):
+    return REPRODUCED if condition else CONTRADICTED
+
+
+@claim(
+    "S7", "D", "the exact bound is attained, and never exceeded",
+    statistic="update over exact bound: worst-case gradients (min, max), random gradients (max)",
+    rule="worst case within 1 ± 1e-9; random at most 1 + 1e-9", experiment="tightness", figure="fig7",
+)  # fmt: skip
+def _s7(e):
+    runs = e.table[e.table["kind"].isin(["worst", "random"])]
+    lost = ~finite(runs, "update", "bound_exact")
+    return by_finite_runs("1; ≤ 1", runs[~lost], lost, _judge_attained, none="no draw")
+
+
+def _judge_attained(runs):
+    """S7 by the finite draws."""
+    ratio = runs["update"] / runs["bound_exact"]
+    worst_case, random = ratio[runs["kind"] == "worst"], ratio[runs["kind"] == "random"]
+    verdicts, parts = [], []
+    for some, limit, text in (
+        (worst_case - 1, 1e-9, f"1 {worst_case.min() - 1:+.1e} to 1 {worst_case.max() - 1:+.1e}"),
+        (random, 1 + 1e-9, f"random ≤ {random.max():.6f}"),
+    ):
+        verdicts.append(_good(most(np.abs(some)) <= limit) if len(some) else INCONCLUSIVE)
+        parts.append(text if len(some) else "none")
+    return Outcome("1; ≤ 1", "; ".join(parts), worst(verdicts), f"{len(worst_case):,} draws of each")
+
+
+@claim(
+    "S8", "D", "between the two laws (C < 0 but γ² < β) updates stay bounded",
+    statistic="update over exact bound, worst-case gradients, pairs between the laws (max)",
+    rule="at most 1 + 1e-9; inconclusive unless the paper's law lets some of these runs grow e-fold",
+    experiment="tightness", figure="fig7",
+)  # fmt: skip
+def _s8(e):
+    runs = e.table.query("kind == 'wedge'")
+    lost = ~finite(runs, "update", "bound_exact")
+    return by_finite_runs("≤ 1", runs[~lost], lost, _judge_wedge, none="no draw between the laws")
+
+
+def _judge_wedge(runs):
+    """S8 by the finite draws."""
+    growth = -runs["C"] / 2 * (runs["step"] + 1)
+    if not (growth >= 1).any():
+        return Outcome("≤ 1", "", INCONCLUSIVE, "runs too short for the paper's law to allow an e-fold growth")
+    ratio = most(runs["update"] / runs["bound_exact"])
+    share, over_limit = float((growth >= 1).mean()), float((runs["update"] / runs["limit_exact"]).max())
+    return Outcome(
+        "≤ 1", f"1 {ratio - 1:+.1e}", _good(ratio <= 1 + 1e-9),
+        f"{len(runs):,} draws; the paper's law lets {share:.0%} of them grow e-fold or more, up to e^{growth.max():.3g}; "
+        f"largest update {runs['update'].max():.3g}, over the exact bound's limit at most {over_limit:.4g}",
+    )  # fmt: skip
+
+
+@claim(
+    "K3", "D", "stability of k-Adam is the last stage's",
+    statistic="k-Adam, k = 2 to 4, with an unstable stage in each position, gradients that stop, and random ones: largest "
+    "update over the last stage's exact bound; growth rate after the gradients have stopped, against the last stage's ln(γ/√β)",
+    rule="elsewhere than last: at most 1 + 1e-9; last: mean absolute error of the rate at most 2e-4 per step; inconclusive "
+    "unless the law lets half of these grow e-fold while they are watched", experiment="tightness", figure="fig7",
+)  # fmt: skip
+def _k3(e):
+    runs = e.table.query("kind == 'stages'")
+    grows = (runs["place"] == runs["k"]) & (runs["silent"] >= 0)
+    bad = ~finite(runs, "update", "ratio") | np.isinf(runs["rate"])
+    # An update that has become 0 has no rate and has not grown. Any other has one.
+    lost = bad | (grows & runs["rate"].isna() & (runs["update"] != 0))
+    return by_finite_runs("≤ 1; 0", runs[~bad], lost, _judge_stages, none="no runs through several stages")
+
+
+def _judge_stages(runs):
+    """K3 by the finite runs."""
+    last, elsewhere = runs[runs["place"] == runs["k"]], runs[runs["place"] != runs["k"]]
+    grow = last[last["silent"] >= 0]
+    watched = grow["rate_exact"] * (grow["step"] - grow["silent"]) / 2
+    if grow.empty or watched.median() < 1:
+        why = (
+            f"predicted growth e^{watched.median():.2g}, not e^1" if len(grow) else "none with the unstable stage last"
+        )
+        return Outcome("≤ 1; 0", "", INCONCLUSIVE, f"runs too short: {why}")
+    # A run without a rate has not grown.
+    error = float((grow["rate"].fillna(0.0) - grow["rate_exact"]).abs().mean())
+    ratio = most(elsewhere["ratio"]) if len(elsewhere) else np.nan
+    return Outcome(
+        "≤ 1; 0", f"{number(ratio, '.6f')}; {error:.1e}",
+        worst([_good(ratio <= 1 + 1e-9) if len(elsewhere) else INCONCLUSIVE, _good(error <= 2e-4)]),
+        f"{len(elsewhere)} runs with it elsewhere, their updates up to {number(elsewhere['update'].max(), '.3g')} and rates up "
+        f"to {number(elsewhere['rate'].max(), '.2g')}; {len(last)} with it last, updates up to {last['update'].max():.3g}, rates "
+        f"predicted {grow['rate_exact'].min():.3g} to {grow['rate_exact'].max():.3g}",
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""Figure 7: how tight is the bound? Worst and random gradients, real runs, between the two laws, k stages (claims S7, S8, K3)."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+from ctadam.analysis import style
+from ctadam.storage.store import read_csv, read_runs
+from ctadam.theory import stability
+
+#: Legends that stand where points are.
+_OVER_POINTS = {"handletextpad": 0.2, "frameon": True, "framealpha": 1, "edgecolor": "none"}
+_SETS = sns.color_palette("colorblind").as_hex()
+
+
+def draw(results):
+    """The figure, from the tightness, growth and quadratic runs under ``results``."""
+    draws = read_csv(results, "tightness", "measurements").merge(
+        read_csv(results, "tightness", "predictions"), on=["draw", "place"], validate="many_to_one"
+    )
+    figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 5.2), layout="constrained")
+    _chosen(axes[0, 0], draws)
+    _real(axes[0, 1], results)
+    _wedge(axes[1, 0], draws[draws["kind"] == "wedge"])
+    _places(axes[1, 1], draws[draws["kind"] == "stages"], results)
+    style.label_panels(axes.flat)
+    sns.despine(figure)
+    return figure
+
+
+def _chosen(ax, draws):
+    """Update over exact bound at each draw's own step."""
+    ratio, n1 = draws["update"] / draws["bound_exact"], draws["step"] + 1
+    for kind, name, color, marker in (("worst", "worst gradients", _SETS[0], "o"), ("random", "random", _SETS[1], ".")):
+        some = draws["kind"] == kind
+        ax.plot(n1[some], ratio[some], marker, ms=2.5, mew=0, color=color, label=name, rasterized=True, alpha=0.5)
+    ax.axhline(1, color="0.5", lw=0.8, zorder=0)
+    ax.set(xscale="log", yscale="log", ylim=(1e-3, 3), xlabel="step $n+1$", ylabel=r"$|u_n|$ / exact bound")
+    ax.set_title("chosen gradients")
+    legend = ax.legend(loc="lower left", markerscale=2, **_OVER_POINTS)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)
+
+
+def _real(ax, results):
+    """Largest ratio of each training run in the second half of its steps, against C.
+
+    Early ones say little: at the first step update and bound are both 1, and of the next few gradients most are alike.
+    """
+    runs = read_runs(results, "growth")
+    runs = runs[runs["variant"] == "curve"]
+    runs = runs[(runs["step"] >= (runs["step"].max() + 1) // 2) & np.isfinite(runs["update_max"])]
+    bound = stability.update_bound(**{name: runs[name].to_numpy() for name in ("beta1", "beta2", "step")}, law="exact")
+    closest = (runs["update_max"] / bound).groupby(runs["run"]).max()
+    pair = runs.drop_duplicates("run").set_index("run")[["beta1", "beta2"]]
+    c = stability.stability_coefficient(**pair)
+    quadratic = read_runs(results, "quadratic", ["run", "beta1", "beta2", "ratio_late"])
+    where = stability.stability_coefficient(beta1=quadratic["beta1"], beta2=quadratic["beta2"])
+    low, high = c.min() - 0.01, c.max() + 0.01
+    some = (where >= low) & (where <= high)
+    ax.plot(
+        where[some],
+        quadratic["ratio_late"][some],
+        ".",
+        ms=2.5,
+        mew=0,
+        color=_SETS[7],
+        label="quadratic",
+        rasterized=True,
+    )
+    ax.plot(c, closest, "o", ms=3.5, mfc="none", mew=0.9, color=_SETS[2], label="language model")
+    ax.axvline(0, color="0.7", lw=0.6, zorder=0)
+    ax.axhline(1, color="0.5", lw=0.8, zorder=0)
+    ax.set(xlim=(low, high), ylim=(0, 1.03), xlabel=r"$C(\beta,\gamma)$", ylabel=r"late $\|u_n\|_\infty$ / exact bound")
+    ax.set_title("training runs")
+    ax.legend(loc="lower right", markerscale=1.6, **_OVER_POINTS)
+
+
+def _wedge(ax, draws):
+    """Between the laws: the worst update and the paper's bound, both over the exact bound's limit."""
+    growth = -draws["C"] / 2 * (draws["step"] + 1)
+    for column, name, color, marker in (
+        ("bound_paper", "paper's bound", style.COLORS["paper"], "x"),
+        ("update", "worst gradients", _SETS[0], "o"),
+    ):
+        ax.plot(
+            growth, draws[column] / draws["limit_exact"], marker, ms=2.5, mew=0 if marker == "o" else 0.5, color=color,
+            label=name, rasterized=True,
+        )  # fmt: skip
+    ax.axhline(1, color="0.5", lw=0.8, zorder=0)
+    ax.set(xscale="log", yscale="log", xlim=(1e-2, 2e3), ylim=(1e-2, 1e6), xlabel=r"paper's law: $n\,|C|/2$")
+    ax.set_ylabel(r"over the exact bound, $n\to\infty$")
+    ax.set_title(r"$C<0$, but $\gamma^2<\beta$")
+    ax.legend(loc="lower right", markerscale=1.5, **_OVER_POINTS)
+
+
+def _places(ax, draws, results):
+    """k-Adam: growth after the gradients have stopped against the unstable stage's own rate, by its position."""
+    runs = (
+        read_runs(results, "tightness", ["run", "kind", "gammas", "betas"]).query("kind == 'stages'").set_index("run")
+    )
+    draws = draws[draws["rate"].notna()]
+    place = draws["place"].astype(int) - 1
+    pair = [
+        [runs.loc[run, name][i] for run, i in zip(draws["run"], place, strict=True)] for name in ("gammas", "betas")
+    ]
+    own = stability.growth_rate(beta1=np.array(pair[0]), beta2=np.array(pair[1]), law="exact")
+    last = (draws["place"] == draws["k"]).to_numpy()
+    for some, name, color, marker in ((last, "last", _SETS[3], "o"), (~last, "any other", _SETS[0], "x")):
+        ax.plot(
+            own[some], draws["rate"][some], marker, ls="none", ms=3, mew=0 if marker == "o" else 0.7, color=color, label=name,
+            rasterized=True,
+        )  # fmt: skip
+    ends = np.array([0, own.max()])
+    ax.plot(
+        ends,
+        ends,
+        style.LINES["exact"],
+        color=style.COLORS["exact"],
+        lw=0.9,
+        label=r"$\ln\gamma/\!\sqrt{\beta}$",
+        zorder=3,
+    )
+    ax.axhline(0, color="0.7", lw=0.6, zorder=0)
+    ax.set(xlabel=r"$\ln\gamma/\!\sqrt{\beta}$ of the unstable stage", ylabel="growth rate of $|u^{(k)}_n|$")
+    ax.set_title("$k$-Adam: the unstable stage is …")
+    ax.legend(loc="upper left", markerscale=1.5, handletextpad=0.4)

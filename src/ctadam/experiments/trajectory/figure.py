@@ -1,0 +1,132 @@
+"""Figure 1: the differential equations against the optimizer (paper, section 2; claims T1, T2, T4)."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.lines import Line2D
+
+from ctadam.analysis import style
+from ctadam.storage.store import read_csv, read_runs
+
+#: The model whose weights are shown; both are in the lower panels.
+SHOWN = "transformer"
+MODELS = style.Table("experiments/trajectory/figure.py: MODELS", {"mlp": "MLP", "transformer": "transformer"})
+#: (order, kernel) -> name, in the order of the legend.
+EQUATIONS = style.Table(
+    "experiments/trajectory/figure.py: EQUATIONS",
+    {
+        (1, "paper"): "1st order, paper's kernel",
+        (1, "exact"): "1st order, exact kernel",
+        (2, "paper"): "2nd order, paper's kernel",
+        (2, "exact"): "2nd order, exact kernel",
+    },
+)
+
+
+def draw(results):
+    """The figure, from the trajectory runs and measurements under ``results``."""
+    runs = read_runs(results, "trajectory")
+    table = read_csv(results, "trajectory", "measurements").query("variant == 'flow'")
+    MODELS.require(table["model"])
+    EQUATIONS.require(table[["order", "kernel"]].itertuples(index=False, name=None))
+    pictured = runs[runs["weight_0"].notna() & (runs["model"] == SHOWN)]
+    plain, decayed = pictured["weight_decay"].min(), pictured["weight_decay"].max()
+
+    figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 5.6), layout="constrained")
+    for ax, decay in zip(axes[0], (plain, decayed), strict=True):
+        _weights(ax, pictured[pictured["weight_decay"] == decay])
+        name = "Adam" if decay == 0 else f"AdamW, $\\lambda={decay:g}$"
+        ax.set_title(f"{name}: {MODELS[SHOWN]}, single weights")
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.14 * (high - low))  # room for the legend
+        ax.legend(handles=_weight_handles(), loc="upper left", ncols=2)
+
+    lr = pictured["lr"].iloc[0]
+    _over_time(
+        axes[1, 0], runs[(runs["variant"] == "flow") & np.isclose(runs["lr"], lr) & (runs["weight_decay"] == plain)]
+    )
+    axes[1, 0].set_title(f"all weights, $\\eta={lr:g}$, no decay" if plain == 0 else f"all weights, $\\eta={lr:g}$")
+    slopes = _over_rates(axes[1, 1], table[table["weight_decay"] == plain])
+    axes[1, 1].set_title(f"all weights, after {table['steps'].max()} steps")
+    equations = [
+        Line2D(
+            [], [], color=style.EQUATION_COLORS[key], marker=style.EQUATION_MARKERS[key], mfc="w",
+            label=f"{name} ({', '.join(f'{slopes[model, key]:.2f}' for model in MODELS)})",
+        )
+        for key, name in EQUATIONS.items()
+    ]  # fmt: skip
+    models = [Line2D([], [], color="0.3", ls=style.MODEL_LINES[key], label=name) for key, name in MODELS.items()]
+    figure.legend(
+        handles=[*equations, *models], loc="outside lower center", ncols=3,
+        title="equation (slopes of ln error on ln $\\eta$ in (d): " + ", ".join(MODELS.values()) + ")",
+        title_fontsize=7,
+    )  # fmt: skip
+    style.label_panels(axes.flat)
+    sns.despine(figure)
+    return figure
+
+
+def _weights(ax, runs):
+    """Single weights: markers for the optimizer, lines for the paper's equation (second order, its kernel)."""
+    names = [name for name in runs if name.startswith("weight_") and name != "weight_decay"]
+    colors = sns.color_palette("colorblind", len(names))
+    discrete = runs[runs["variant"] == "discrete"]
+    equation = runs[(runs["variant"] == "flow") & (runs["order"] == 2) & (runs["kernel"] == "paper")]
+    every = max(1, len(discrete) // 20)
+    for name, color in zip(names, colors, strict=True):
+        ax.plot(discrete["step"][::every], discrete[name][::every], "o", ms=2.6, mfc="none", mew=0.7, color=color)
+        ax.plot(equation["step"], equation[name], "-", lw=0.9, color=color)
+    ax.set(xlabel="step $n$", ylabel=r"weight $\theta_n$", xlim=(0, runs["step"].max()))
+
+
+def _weight_handles():
+    return [
+        Line2D([], [], ls="", marker="o", ms=3, mfc="none", color="0.3", label="optimizer"),
+        Line2D([], [], color="0.3", lw=0.9, label="paper's equation"),
+    ]
+
+
+def _over_time(ax, runs):
+    """Relative error after every step, mean over seeds."""
+    steps = int(runs["step"].max())
+    marked = np.unique(np.geomspace(1, steps, 9).astype(int)) - 1
+    for model in MODELS:
+        for key in EQUATIONS:
+            some = runs[(runs["model"] == model) & (runs["order"] == key[0]) & (runs["kernel"] == key[1])]
+            mean = some[some["step"] > 0].groupby("step")["error"].mean()
+            ax.plot(
+                mean.index, mean, style.MODEL_LINES[model], color=style.EQUATION_COLORS[key], lw=1.1,
+                marker=style.EQUATION_MARKERS[key], ms=3.5, mfc="w", markevery=[i for i in marked if i < len(mean)],
+            )  # fmt: skip
+    _tolerance(ax)
+    ax.set(xscale="log", yscale="log", xlabel="step $n$", xlim=(1, steps))
+    ax.set_ylabel(r"$\|\theta_{\mathrm{eq}}-\theta_n\|\,/\,\|\theta_n-\theta_0\|$")
+
+
+def _over_rates(ax, table):
+    """Relative error at the end against the learning rate, mean over seeds. Gives the slopes of its logarithm."""
+    slopes = {}
+    for model in MODELS:
+        for key in EQUATIONS:
+            some = table[(table["model"] == model) & (table["order"] == key[0]) & (table["kernel"] == key[1])]
+            mean = some.groupby("lr")["error_end"].mean()
+            ax.plot(
+                mean.index, mean, style.MODEL_LINES[model], color=style.EQUATION_COLORS[key], lw=1.1,
+                marker=style.EQUATION_MARKERS[key], ms=4, mfc="w",
+            )  # fmt: skip
+            good = some[np.isfinite(some["error_end"]) & (some["error_end"] > 0)]
+            several = good["lr"].nunique() > 1
+            slopes[model, key] = np.polyfit(np.log(good["lr"]), np.log(good["error_end"]), 1)[0] if several else np.nan
+    _tolerance(ax)
+    ax.set(xscale="log", yscale="log", xlabel=r"learning rate $\eta$")
+    rates = sorted(table["lr"].unique())
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.minorticks_off()
+    ax.set_ylabel(r"$\|\theta_{\mathrm{eq}}-\theta_n\|\,/\,\|\theta_n-\theta_0\|$")
+    return slopes
+
+
+def _tolerance(ax):
+    ax.axhline(0.05, color="0.6", lw=0.7, ls=":", zorder=0)
+    ax.annotate("5 %", (1, 0.05), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
+                fontsize=6.5, color="0.35", annotation_clip=False)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Results on disk: tables, provenance, hashes and the list of what is shipped."""

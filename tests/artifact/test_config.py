@@ -1,0 +1,356 @@
+"""The configuration: all scales valid, and every mistake one line that names key, value and what is allowed."""
+
+import copy
+import itertools
+import logging
+import math
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from ctadam import cli
+from ctadam.artifact import config
+from ctadam.errors import ArtifactError
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_every_scale_is_valid_and_says_its_name(scale):
+    assert config.resolve(scale)["scale"] == scale
+
+
+def test_scales_share_one_structure():
+    def keys(node, path=""):
+        if isinstance(node, dict):
+            return {k for key, value in node.items() for k in keys(value, f"{path}.{key}")}
+        return {path}
+
+    assert keys(config.read("smoke")) == keys(config.read("laptop")) == keys(config.read("paper"))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"growth": {"sedes": [1]}}, "growth.sedes: [1] is not allowed (unknown key; known: shards"),
+        ({"grwth": {}}, "grwth: {} is not allowed (unknown key; known: scale, device, trajectory"),
+        ({"growth": {"lr": 1e30}}, "growth.lr: 1e+30 is not allowed (allowed: 0, or a size from 1e-18 to 1e+18)"),
+        ({"growth": {"lr": 0}}, "growth.lr: 0 is not allowed (allowed: number in (0, inf))"),
+        ({"growth": {"lr": "1e-3"}}, "write 1.0e-3"),
+        ({"growth": {"steps": 10.5}}, "growth.steps: 10.5 is not allowed (allowed: integer in [10, inf))"),
+        ({"growth": {"through": {"beta1": 1}}}, "growth.through.beta1: 1 is not allowed (allowed: number in [0, 1))"),
+        ({"practice": {"pair": {"beta2": -0.1}}}, "practice.pair.beta2: -0.1 is not allowed (allowed: number in [0, 1))"),
+        ({"practice": {"state_dtypes": ["half"]}}, "'half' is not allowed (allowed: float32, float64)"),
+        ({"growth": {"seeds": []}}, "growth.seeds: [] is not allowed (allowed: a list of at least 1: each integer in [0, inf))"),
+        ({"growth": 3}, "growth: 3 is not allowed (allowed: a mapping)"),
+        ({"scale": "tiny"}, "scale: 'tiny' is not allowed (allowed: smoke, laptop, paper, cifar_subset)"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(changes, message):
+    with pytest.raises(ArtifactError) as error:
+        config.resolve("smoke", changes)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_key_is_named():
+    resolved = copy.deepcopy(config.resolve("smoke"))
+    del resolved["growth"]["batch"]
+    with pytest.raises(ArtifactError, match=r"growth.batch: missing \(allowed: integer in \[1, inf\)\)"):
+        config.check(resolved)
+
+
+def test_a_task_of_the_baselines_is_described_where_it_has_steps():
+    resolved = config.resolve("cifar_subset")
+    assert "text" not in resolved["baselines"]
+    resolved["baselines"]["steps"]["text"] = 5
+    with pytest.raises(ArtifactError, match=r"baselines.text: missing \(allowed: a mapping\)"):
+        config.check(resolved)
+
+
+def test_a_scale_may_hold_some_experiments_but_must_hold_those():
+    resolved = config.resolve("cifar_subset")
+    assert set(resolved) == {"scale", "device", *config.PARTIAL["cifar_subset"]}
+    del resolved["k_sweep"]
+    with pytest.raises(ArtifactError, match=r"k_sweep: missing \(allowed: a mapping\)"):
+        config.check(resolved)
+
+
+def test_unknown_scale():
+    with pytest.raises(ArtifactError, match="'huge' is not allowed"):
+        config.resolve("huge")
+
+
+def test_assignments_say_changes_again():
+    changes = {"practice": {"lr": 0.01, "long": {"steps": 20}, "eps": [0.0, 1e-6], "text": "a file's name.txt"}}
+    resolved = config.resolve("smoke", changes)
+    words = config.assignments("smoke", resolved, "practice")
+    assert config.parse_assignments(words) == changes
+    assert config.resolve("smoke", config.parse_assignments(words)) == resolved
+    assert config.assignments("smoke", resolved, "tightness") == []
+
+
+SMOKE = config.read("smoke")
+
+
+def refusal(changes):
+    """The one line with which a change of the smoke configuration is refused."""
+    with pytest.raises(ArtifactError) as error:
+        config.resolve("smoke", changes)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def leaves(node, path=()):
+    """Every single value of a configuration, with its path."""
+    if isinstance(node, (dict, list)):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from leaves(value, (*path, key))
+    else:
+        yield path, node
+
+
+def with_value(path, value):
+    """The smoke configuration with another value at a path."""
+    changed = copy.deepcopy(SMOKE)
+    node = changed
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    return changed
+
+
+@pytest.mark.parametrize("experiment", [key for key in SMOKE if key not in ("scale", "device")])
+def test_every_number_must_be_finite_and_of_its_kind(experiment):
+    numbers = [(p, v) for p, v in leaves(SMOKE) if p[0] == experiment and type(v) in (int, float)]
+    assert len(numbers) > 5
+    for path, value in numbers:
+        wrong = [(bad, ")") for bad in (math.nan, math.inf, True)]
+        wrong.append(("7", "; this is text: write 7 without quotes)"))
+        if type(value) is int:
+            wrong.append((float(value), f"; write {value})"))
+        for bad, end in wrong:
+            with pytest.raises(ArtifactError) as error:
+                config.check(with_value(path, bad))
+            message = str(error.value)
+            assert message.startswith(f"{'.'.join(map(str, path))}: {bad!r} is not allowed (allowed: ")
+            assert message.endswith(end) and message.count(";") == end.count(";")
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("quadratic.condition=.inf", "quadratic.condition: inf is not allowed (allowed: number in [1, inf))"),
+        ("growth.characters_below=-.inf", "growth.characters_below: -inf is not allowed"),
+        ("growth.lr=.NaN", "growth.lr: nan is not allowed"),
+        ("growth.lr=1.0e+999", "growth.lr: inf is not allowed"),
+        ("growth.lr=1e999", "growth.lr: '1e999' is not allowed (allowed: number in (0, inf))"),
+        ("trajectory.lrs=[1.0e-3, .inf]", "trajectory.lrs.1: inf is not allowed"),
+        ("generalization.pairs=[{beta1: 0.9, beta2: .nan}]", "generalization.pairs.0.beta2: nan is not allowed"),
+        ("growth={through: {beta1: .nan}}", "growth.through.beta1: nan is not allowed"),
+        (f"growth.lr=1{'0' * 400}", "is not allowed (allowed: number in (0, inf))"),
+        (f"growth.seeds=[{2**63}]", f"growth.seeds.0: {2**63} is not allowed (allowed: an integer below 2^63)"),
+        ("growth.shards=2.0", "growth.shards: 2.0 is not allowed (allowed: integer in [1, inf); write 2)"),
+        ("growth.seeds=[0.0]", "growth.seeds.0: 0.0 is not allowed (allowed: integer in [0, inf); write 0)"),
+        ("k_sweep.network.channels=[8.0]", "allowed: integer in [8, inf), a multiple of 8; write 8)"),
+        ("growth.lr=true", "growth.lr: True is not allowed (allowed: number in (0, inf))"),
+        ("k_sweep.network.flip=0", "k_sweep.network.flip: 0 is not allowed (allowed: true or false)"),
+        ("k_sweep.norms=[0, 1]", "k_sweep.norms.0: 0 is not allowed (allowed: true or false)"),
+        ('growth.lr="0.01"', "growth.lr: '0.01' is not allowed (allowed: number in (0, inf); "
+         "this is text: write 0.01 without quotes)"),
+        ("growth.lr=1e-3", "YAML reads this as text: write 1.0e-3, not 1e-3"),
+        ("growth.text=123", "growth.text: 123 is not allowed (allowed: text)"),
+        ("growth.seeds=[3, 3]", "growth.seeds: [3, 3] is not allowed (allowed: a list of at least 1: "
+         "each integer in [0, inf); no two equal)"),
+        ("trajectory.mlp.substeps=[2]", "allowed: a list of 2: each integer in [2, inf), a multiple of 2)"),
+        ("trajectory.relabel.p=[0]", "trajectory.relabel.p.0: 0 is not allowed (allowed: number in (-inf, inf), not 0)"),
+        ("scale=paper", "scale: 'paper' is not allowed (allowed: smoke, which was asked for)"),
+        ("scale=[smoke]", "scale: ['smoke'] is not allowed (allowed: smoke, laptop, paper, cifar_subset)"),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_kind_is_named_with_what_is_allowed(word, message):
+    assert message in refusal(config.parse_assignments([word]))
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["growth.model.heads=3"], "growth.model.heads: 3 is not allowed (allowed: a divisor of width, 8)"),
+        (["growth.model.width=9"], "growth.model.heads: 2 is not allowed (allowed: a divisor of width, 9)"),
+        (["practice.model.heads=3"], "practice.model.heads: 3"),
+        (["generalization.text.model.heads=3"], "generalization.text.model.heads: 3"),
+        (["trajectory.transformer.model.heads=3"], "trajectory.transformer.model.heads: 3"),
+        (["scale_invariance.models.transformer.model.heads=3"], "scale_invariance.models.transformer.model.heads: 3"),
+        (["baselines.text.model.heads=3"], "baselines.text.model.heads: 3"),
+        (["growth.through.beta1=0"], "growth.through.beta1: 0 is not allowed (allowed: number in [1e-06, 0.999999]"),
+        (["generalization.through.beta2=0.0"], "generalization.through.beta2: 0.0"),
+        (["practice.long.through.beta2=0.99999999999"], "practice.long.through.beta2: 0.99999999999"),
+        (["practice.long.of=9"], "practice.long.points.1: 63 is not allowed (allowed: integer below long.of, 9)"),
+        (["practice.pair.beta2=0"], "practice.pair.beta2: 0 is not allowed (allowed: number in (0, 1)"),
+        (["generalization.text.lr=0.5"], "generalization.text.lr: 0.5 is not allowed (allowed: one of lrs, [0.003, 0.01])"),
+        (["generalization.images.lrs=[0.5]"], "generalization.images.lr: 0.003"),
+        (["trajectory.picture.lr=0.5"], "trajectory.picture.lr: 0.5 is not allowed (allowed: one of lrs"),
+        (["trajectory.relabel.p=[1, -1000]"], "trajectory.relabel.p.1: -1000 is not allowed (allowed: number in [-33.3, 33.3]"),
+        (["scale_invariance.models.cnn.weight_decays=[0, 100]"],
+         "scale_invariance.models.cnn.weight_decays.1: 100 is not allowed (allowed: number in [0, 100)"),
+        (["scale_invariance.pair.weight_decays=[100]"], "scale_invariance.pair.weight_decays.0: 100"),
+        (["scale_invariance.pair.weight_decays=[0]"],
+         "scale_invariance.pair.weight_decays: [0] is not allowed (allowed: a list with a number"),
+        (["scale_invariance.cosines.lags=[0, 21]"],
+         "scale_invariance.cosines.lags: [0, 21] is not allowed (allowed: a list with a lag from 1 to 20"),
+    ],
+)  # fmt: skip
+def test_values_that_do_not_go_together_are_refused(words, message):
+    assert message in refusal(config.parse_assignments(words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["growth.model.heads=4"],
+        ["growth.model={width: 9, heads: 3}"],
+        ["growth.lr=1", "growth.weight_decay=0"],  # a float may be written as an integer
+        ["growth.text='null'"],
+        ["growth.through.beta1=0.000001"],
+        ["practice.pair={beta1: 0, beta2: 0}"],
+        ["trajectory.relabel={lr: 1.0, p: [1000]}"],
+        ["scale_invariance.models.cnn.weight_decays=[0, 99]"],
+        ["scale_invariance.cosines.lags=[20]"],
+        [f"growth.seeds=[{2**63 - 1}]"],
+    ],
+)
+def test_values_at_the_edge_of_what_is_allowed_are_accepted(words):
+    config.resolve("smoke", config.parse_assignments(words))
+
+
+def test_more_shards_than_runs_are_refused_before_any_run(tmp_path, capsys):
+    words = ["run", "k_sweep", "--scale", "smoke", "--set", "k_sweep.shards=99", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 1
+    message = "ctadam: k_sweep.shards: 99 is not allowed (allowed: integer in [1, 36], the number of runs)\n"
+    assert capsys.readouterr().err == message and not (tmp_path / "out").exists()
+
+
+def test_betas_may_be_integers():
+    from ctadam.experiments.k_sweep import runs as stages
+
+    points = stages.points(config.resolve("smoke", {"k_sweep": {"beta1": 0}})["k_sweep"])
+    assert (points["last_beta1"] == 0).all()
+
+
+def test_without_jsonschema_nan_is_still_refused(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    with caplog.at_level(logging.WARNING, logger="ctadam"):
+        config.resolve("smoke", {"growth": {"batch": 2.0}})
+    assert "jsonschema is not installed" in caplog.text
+    for value in (math.nan, math.inf):
+        assert refusal({"growth": {"seeds": [0, value]}}).startswith(f"growth.seeds.1: {value} is not allowed")
+
+
+def test_later_assignments_overrule_earlier_ones_key_by_key():
+    words = ["growth.batch=4", "growth.model={width: 12, heads: 2}", "growth.model={heads: 3}", "growth.batch=5"]
+    assert config.parse_assignments(words) == {"growth": {"batch": 5, "model": {"width": 12, "heads": 3}}}
+
+
+@pytest.mark.parametrize(
+    "text, key, line",
+    [
+        ("quadratic: {grid: 4}\nscale: smoke\nquadratic: {steps: 30}\n", "quadratic", 3),
+        ("growth:\n  model:\n    width: 8\n    heads: 2\n    width: 16\n", "width", 5),
+        ("generalization:\n  pairs:\n    - {beta1: 0.9, beta1: 0.8}\n", "beta1", 3),
+        ("growth:\n  lr: 0.1\n  'lr': 0.2\n", "lr", 3),
+    ],
+)
+def test_a_key_given_twice_is_an_error_at_any_depth(tmp_path, text, key, line):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ArtifactError) as error:
+        config.read_yaml(path)
+    assert str(error.value).startswith(f"{path}, line {line}: the key '{key}' is given twice")
+    assert "\n" not in str(error.value)
+
+
+def test_a_key_given_twice_in_an_assignment_is_an_error():
+    with pytest.raises(ArtifactError) as error:
+        config.parse_assignments(["growth.model={width: 8, width: 16}"])
+    assert str(error.value) == "'growth.model={width: 8, width: 16}': the key 'width' is given twice"
+
+
+def test_merge_keys_may_be_overridden(tmp_path):
+    (tmp_path / "merged.yaml").write_text(
+        "base: &base {x: 1, y: 1}\nmiddle: &middle {<<: *base, x: 2}\ntop: {<<: [*middle, *base], y: 3}\n"
+    )
+    assert config.read_yaml(tmp_path / "merged.yaml") == {
+        "base": {"x": 1, "y": 1},
+        "middle": {"x": 2, "y": 1},
+        "top": {"x": 2, "y": 3},
+    }
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"a: [1\n", "is not YAML"),
+        (b"a: 2024-13-45\n", "is not YAML"),
+        (b"a: 1\n---\nb: 2\n", "is not YAML"),
+        (b"- 1\n", "is not a mapping"),
+        (b"", "is not a mapping"),
+        (b"a: caf\xe9\n", "is not UTF-8 (byte 6)"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_line(tmp_path, content, message):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError) as error:
+        config.read_yaml(path)
+    assert str(path) in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_directory_or_no_file_is_one_line(tmp_path):
+    for path in (tmp_path, tmp_path / "none.yaml"):
+        with pytest.raises(ArtifactError, match="cannot read the configuration"):
+            config.read_yaml(path)
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes("scale: smoke\n".encode("utf-8-sig"))
+    assert config.read_yaml(tmp_path / "mine.yaml") == {"scale": "smoke"}
+
+
+def snakemake(root, *words):
+    """Exit status and output of a dry run in the checkout that asks for one shard of the growth experiment."""
+    options = ["--workflow-profile", "none", "--cores", "1", "--nolock", "-n", "-p"]
+    shard = "results/fresh/smoke/growth/shard-1-of-2.parquet"
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *options, "-f", shard, *words],
+        cwd=root,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    return done.returncode, done.stdout
+
+
+def test_snakemake_passes_text_on_as_text_and_numbers_as_numbers(root, tmp_path):
+    """From a file and from the command line, which overrules it; Snakemake's own parser would drop the quotes."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("scale: smoke\ngrowth: {text: 'null', batch: 6, lr: 0.5}\n")
+    status, output = snakemake(
+        root, "--configfile", str(mine), "--config", "device=cpu", "growth={lr: 0.25, text: '123', model: {heads: 4}}"
+    )
+    assert status == 0, output
+    command = shlex.split(re.search(r"python -m ctadam .* run growth .*", output)[0])
+    words = [word for flag, word in itertools.pairwise(command) if flag == "--set"]
+    assert config.parse_assignments(words) == {"growth": {"text": "123", "batch": 6, "lr": 0.25, "model": {"heads": 4}}}
+    assert command[command.index("--device") + 1] == "cpu"
+
+
+def test_snakemake_refuses_a_key_given_twice_in_a_configuration_file(root, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("scale: smoke\ngrowth: {batch: 6}\ngrowth: {lr: 0.5}\n")
+    status, output = snakemake(root, "--configfile", str(mine))
+    assert status != 0 and f"{mine}, line 3: the key 'growth' is given twice" in output
+
+
+def test_snakemake_refuses_text_for_a_number(root):
+    status, output = snakemake(root, "--config", "scale=smoke", 'growth={"lr": "0.5"}')
+    assert status != 0 and "growth.lr: '0.5' is not allowed (allowed: number in (0, inf); this is text" in output

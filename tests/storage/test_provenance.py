@@ -1,0 +1,141 @@
+"""The commit in a provenance: that of this artifact's own repository, or none."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+
+import pytest
+
+GIT = (
+    "git",
+    "-c",
+    "user.name=a",
+    "-c",
+    "user.email=a@b",
+    "-c",
+    "init.defaultBranch=main",
+    "-c",
+    "commit.gpgsign=false",
+)
+MODULE = "src/ctadam/storage/provenance.py"
+
+
+def git(directory, *words):
+    return subprocess.run([*GIT, "-C", directory, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def repository(directory, *tracked):
+    """A repository with one commit of some of its files; gives the commit."""
+    git(directory, "init", "-q")
+    (directory / "README").write_text("one", encoding="utf-8")
+    git(directory, "add", "README", *tracked)
+    git(directory, "commit", "-q", "-m", "first")
+    return git(directory, "rev-parse", "HEAD")
+
+
+@pytest.fixture(autouse=True)
+def no_inherited_repository(monkeypatch):
+    """The tests may themselves run inside a git hook, or where git is told to trust every directory."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def unpack(root):
+    """A function that puts the module at a place below a directory, as an archive or an installer would."""
+
+    def unpack(directory, place=MODULE):
+        path = directory / place
+        path.parent.mkdir(parents=True)
+        shutil.copy(root / MODULE, path)
+        return path
+
+    return unpack
+
+
+def recorded_commit(path):
+    """The commit that a copy of the module records."""
+    spec = importlib.util.spec_from_file_location("copied_provenance", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.environment()["commit"]
+
+
+def test_a_checkout_records_its_commit_and_whether_files_differ(tmp_path, unpack):
+    path = unpack(tmp_path)
+    commit = repository(tmp_path, MODULE)
+    assert recorded_commit(path) == commit
+    (tmp_path / "README").write_text("two", encoding="utf-8")
+    assert recorded_commit(path) == f"{commit}-dirty"
+
+
+def test_a_linked_worktree_and_a_path_through_a_link_are_checkouts(tmp_path, unpack):
+    main = tmp_path / "main ü"
+    unpack(main)
+    commit = repository(main, MODULE)
+    git(main, "worktree", "add", "-q", tmp_path / "other")
+    assert recorded_commit(tmp_path / "other" / MODULE) == commit
+    (tmp_path / "link").symlink_to(main)
+    assert recorded_commit(tmp_path / "link" / MODULE) == commit
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_sources_inside_another_repository_record_no_commit(tmp_path, unpack, added):
+    path = unpack(tmp_path / "vendor/ctadam")
+    repository(tmp_path, *(["vendor"] if added else []))
+    assert recorded_commit(path) is None
+
+
+def test_sources_in_a_repository_that_does_not_track_them_record_no_commit(tmp_path, unpack):
+    path = unpack(tmp_path)
+    repository(tmp_path)
+    assert recorded_commit(path) is None
+
+
+def test_a_repository_without_a_commit_gives_none(tmp_path, unpack):
+    path = unpack(tmp_path)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", MODULE)
+    assert recorded_commit(path) is None
+
+
+def test_an_installed_copy_inside_a_checkout_records_no_commit(tmp_path, unpack):
+    """Neither where it is ignored, nor where the directory happens to lie two levels below the repository's root."""
+    (tmp_path / ".gitignore").write_text(".venv\nlib\n", encoding="utf-8")
+    unpack(tmp_path)
+    repository(tmp_path, ".gitignore", MODULE)
+    for place in (
+        ".venv/lib/python3.12/site-packages/ctadam/storage/provenance.py",
+        "lib/ctadam/storage/provenance.py",
+    ):
+        assert recorded_commit(unpack(tmp_path, place)) is None
+
+
+def test_variables_that_point_git_elsewhere_do_not_mislead(tmp_path, unpack, monkeypatch):
+    own, other, archive = tmp_path / "own", tmp_path / "other", tmp_path / "archive"
+    path = unpack(own)
+    commit = repository(own, MODULE)
+    unpack(other)
+    repository(other, MODULE)
+    outside = unpack(archive)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert recorded_commit(path) == commit and recorded_commit(outside) is None
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git/index"))
+    assert recorded_commit(path) == commit and recorded_commit(outside) is None
+    # The archive's own directory as a work tree of the other repository, which tracks a file of that name.
+    monkeypatch.setenv("GIT_WORK_TREE", str(archive))
+    assert recorded_commit(outside) is None
+
+
+def test_a_git_that_refuses_or_is_missing_gives_none(tmp_path, unpack, monkeypatch):
+    path = unpack(tmp_path)
+    repository(tmp_path, MODULE)
+    with monkeypatch.context() as patch:
+        patch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own switch for "dubious ownership"
+        assert recorded_commit(path) is None
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert recorded_commit(path) is None

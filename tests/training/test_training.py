@@ -1,0 +1,473 @@
+"""The trainer: every record against an independent computation, and runs that depend on nothing but themselves."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ctadam import KAdam
+from ctadam.artifact import config
+from ctadam.data.text import batches, load_corpus
+from ctadam.models.transformer import Transformer
+from ctadam.optim import stage_betas
+from ctadam.training import chunk_size, classification, language, train
+from ctadam.training.ensemble import generators
+from ctadam.training.peers import PEERS
+from ctadam.training.stack import Layout, StackedKAdam
+
+SHAPE = {"width": 8, "depth": 2, "heads": 2, "context": 8}
+BATCH = 4
+CPU = torch.device("cpu")
+RECORDS = ["update_max", "param_max", "param_norm", "displacement_max", "train_loss", "test_loss"]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus("pydoc", tokenization="words", test_fraction=0.1, context=SHAPE["context"])
+
+
+@pytest.fixture(scope="module")
+def task(corpus):
+    return language(corpus, **SHAPE, batch=BATCH, test_batches=2, test_every=5, device=CPU)
+
+
+def points(**columns):
+    defaults = {
+        "beta1": 0.9, "beta2": 0.999, "lr": 1e-2, "weight_decay": 0.0, "eps": 0.0,
+        "state_dtype": "float64", "seed": 0, "steps": 12,
+    }  # fmt: skip
+    count = max([1, *(len(c) for c in columns.values() if isinstance(c, list))])
+    table = pd.DataFrame({**defaults, **columns}, index=range(count))
+    table.insert(0, "run", range(count))
+    return table
+
+
+def fit(task, chunk=None, **columns):
+    return train(points(**columns), task=task, device=CPU, chunk=chunk)
+
+
+def perceptron(generator):
+    """A small network with weights from a generator."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, 0.0, 0.5, generator=generator)
+    return model
+
+
+def convolutions(generator):
+    model = nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, 0.0, 0.5, generator=generator)
+    return model
+
+
+def classes(build):
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(50, 6, generator=generator), torch.randint(3, (50,), generator=generator)
+    return classification(data, data, build=build, batch=BATCH, test_every=5, device=CPU)
+
+
+def test_transformer_is_causal_and_equals_torchs_attention():
+    model = Transformer(vocabulary=11, width=8, depth=1, heads=2, context=6, generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(11, (3, 6), generator=torch.Generator().manual_seed(1))
+    changed = tokens.clone()
+    changed[:, 4:] = (changed[:, 4:] + 1) % 11
+    a, b = model(tokens), model(changed)
+    assert torch.equal(a[:, :4], b[:, :4]) and not torch.allclose(a[:, 4:], b[:, 4:])
+    attention, x = model.blocks[0].attention, torch.randn(3, 6, 8)
+    q, k, v = attention.qkv(x).view(3, 6, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    expected = attention.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(3, 6, 8))
+    torch.testing.assert_close(attention(x), expected)
+    with pytest.raises(ValueError, match="width 8 is not a multiple of heads 3"):
+        Transformer(vocabulary=11, width=8, depth=1, heads=3, context=6, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_records_against_torchs_own_adamw(corpus, task, weight_decay):
+    """The same run with torch.optim.AdamW and the records computed the long way, from parameters before and after."""
+    lr, steps = 1e-2, 12
+    table = fit(task, lr=lr, weight_decay=weight_decay, eps=1e-8, state_dtype="float32", steps=steps)
+    weights, order = generators(0)
+    model = Transformer(vocabulary=len(corpus.vocabulary), generator=weights, **SHAPE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, foreach=False)
+    start = [p.detach().clone() for p in model.parameters()]
+    stream = batches(corpus.train, batch=BATCH, context=SHAPE["context"], generator=order)
+    names = [name.removesuffix(".weight") for name, _ in model.named_parameters()]
+    for (_, row), (inputs, targets) in zip(table.iterrows(), stream, strict=False):
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        loss.backward()
+        optimizer.step()
+        after = [p.detach() for p in model.parameters()]
+        updates = [((b * (1 - lr * weight_decay) - a) / lr).abs() for a, b in zip(after, before, strict=True)]
+        # The update is recovered from a difference of float32 parameters, so only to some digits.
+        assert row["update_max"] == pytest.approx(max(u.max().item() for u in updates), rel=1e-3)
+        holder = names.index(row["update_tensor"])
+        assert updates[holder][int(row["update_row"])].max() >= max(u.max() for u in updates) * (1 - 1e-3)
+        assert row["train_loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert row["param_max"] == pytest.approx(max(a.abs().max().item() for a in after), rel=1e-5)
+        assert row["param_norm"] == pytest.approx(
+            torch.cat([a.flatten() for a in after]).double().norm().item(), rel=1e-5
+        )
+        moved = max((a - s).abs().max().item() for a, s in zip(after, start, strict=True))
+        assert row["displacement_max"] == pytest.approx(moved, rel=1e-4)
+
+
+def test_unseen_counts_steps_since_the_token(corpus, task):
+    """Against a plain scan of the batches."""
+    table = fit(task, beta1=0.99, beta2=0.9, lr=1e-3, steps=60)
+    _, order = generators(0)
+    stream = batches(corpus.train, batch=BATCH, context=SHAPE["context"], generator=order)
+    seen = [pair for pair, _ in zip(stream, range(60), strict=False)]
+    checked = set()
+    for row in table.itertuples():
+        if row.update_tensor not in ("embedding", "head"):
+            assert row.unseen == -1
+            continue
+        which = 0 if row.update_tensor == "embedding" else 1
+        steps = [n for n in range(row.step + 1) if (seen[n][which] == row.update_row).any()]
+        assert row.unseen == row.step - (steps[-1] if steps else -1)
+        checked.add(row.update_tensor)
+    assert checked
+
+
+MIXED = {
+    "beta1": [0.9, 0.99, 0.9, 0.0, 0.95, 0.9, 0.9], "beta2": [0.999, 0.9, 0.999, 0.99, 0.95, 0.999, 0.999],
+    "lr": [1e-2, 1e-2, 3e-3, 1e-2, 1e-3, 1e-2, 1e-2], "weight_decay": [0.0, 0.1, 0.0, 0.0, 1.0, 0.1, 0.0],
+    "seed": [0, 0, 1, 0, 2, 0, 0], "k": [1, 1, 1, 1, 1, 2, 3],
+    "stages": ["naive", "naive", "naive", "naive", "naive", "inverse-exp", [(0.9, 0.99), (0.5, 0.9), (0.0, 0.999)]],
+    "clip": [np.inf, 0.1, 0.3, np.inf, 1e3, 0.5, np.inf],
+}  # fmt: skip
+EACH_EPS = [1e-8, 0.0, 1e-3, 1e-12, 1e-8, 0.0, 0.1]
+
+
+@pytest.mark.parametrize("build", [None, perceptron, convolutions])
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("dtype, eps", [("float32", 1e-8), ("float64", 0.0), ("float32", EACH_EPS)])
+def test_a_run_of_an_ensemble_equals_the_run_alone(task, build, chunk, dtype, eps):
+    """To the last bit: in a full chunk, in the smaller one at the end, or by itself."""
+    task = classes(build) if build else task
+    together = fit(task, chunk=chunk, **MIXED, state_dtype=dtype, eps=eps)
+    for run, row in points(**MIXED, state_dtype=dtype, eps=eps).groupby("run"):
+        alone = train(row.reset_index(drop=True), task=task, device=CPU, chunk=chunk)
+        same = together[together["run"] == run].reset_index(drop=True)
+        pd.testing.assert_frame_equal(same, alone, check_exact=True, check_dtype=False)  # `stages` may hold lists
+    losses = together.pivot(index="step", columns="run", values="train_loss")
+    assert losses.loc[0, 0] == losses.loc[0, 1] != losses.loc[0, 2]  # same seed: same start and data
+
+
+def by_hand(task, point, optimizer):
+    """A run with an optimizer of torch's kind and nothing of the trainer's: losses, and the parameters at the end."""
+    weights, order = generators(point.seed)
+    model, losses = task.build(weights), []
+    optimizer = optimizer(model.parameters(), point)
+    for numbers in torch.randint(task.examples, (point.steps, task.batch), generator=order):
+        inputs, targets = task.read(numbers)
+        with torch.autocast("cpu", torch.bfloat16, enabled=getattr(point, "precision", "") == "bfloat16"):
+            loss = task.loss(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        if np.isfinite(getattr(point, "clip", np.inf)):
+            nn.utils.clip_grad_norm_(model.parameters(), point.clip)
+        optimizer.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        test = sum(task.loss(model(x), y) for x, y in zip(*task.test, strict=True)) / len(task.test[0])
+    return losses, test.item(), max(p.abs().max().item() for p in model.parameters())
+
+
+def torchs_own(parameters, point):
+    options = {"lr": point.lr, "betas": (point.beta1, point.beta2), "eps": point.eps, "foreach": False}
+    if point.weight_decay == 0:
+        return torch.optim.Adam(parameters, **options)
+    return torch.optim.AdamW(parameters, weight_decay=point.weight_decay, **options)
+
+
+def own_kadam(parameters, point):
+    state_dtype = {"float32": torch.float32, "float64": torch.float64}[point.state_dtype]
+    return KAdam(
+        parameters, lr=point.lr, betas=(point.beta1, point.beta2), eps=point.eps, weight_decay=point.weight_decay, k=point.k,
+        stages=point.stages, foreach=False, state_dtype=state_dtype,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::ctadam.optim.StabilityWarning")
+@pytest.mark.parametrize("build", [None, perceptron, convolutions])
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("dtype, eps", [("float32", 1e-8), ("float64", 0.0), ("float32", 0.0)])
+def test_each_run_equals_an_optimizer_driven_by_hand(task, build, chunk, dtype, eps):
+    """Run after run with torch.optim.Adam or AdamW (k = 1, float32 state, ε > 0) and with KAdam: the same bits.
+
+    Batched, the gradients of LayerNorm's weights and the losses are sums in another order, so there the runs agree to
+    float32's rounding only, which Adam's first steps amplify where a gradient is nearly 0.
+    """
+    task = classes(build) if build else task
+    table = fit(task, chunk=chunk, **MIXED, state_dtype=dtype, eps=eps)
+    for point in points(**MIXED, state_dtype=dtype, eps=eps).itertuples():
+        run = table[table["run"] == point.run]
+        peers = [own_kadam] + [torchs_own] * (point.k == 1 and dtype == "float32" and eps > 0)
+        for peer in peers:
+            losses, test, largest = by_hand(task, point, peer)
+            tolerance = {"rel": 0, "abs": 0} if chunk == 1 else {"rel": 1e-4}
+            assert run["train_loss"].tolist() == pytest.approx(losses, **tolerance)
+            assert run["test_loss"].iloc[-1] == pytest.approx(test, **tolerance)
+            assert run["param_max"].iloc[-1] == pytest.approx(largest, **tolerance)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_clipping_changes_the_runs_that_ask_for_it_and_no_other(task, chunk):
+    """A norm that no gradient reaches and inf are the run without clipping; a small one is another run."""
+    plain = fit(task, chunk=chunk)
+    table = fit(task, chunk=chunk, clip=[0.1, np.inf, 1e6])
+    losses = [table.loc[table["run"] == run, "train_loss"].tolist() for run in range(3)]
+    assert losses[1] == losses[2] == pytest.approx(plain["train_loss"].tolist(), rel=0 if chunk == 1 else 1e-6)
+    assert losses[0][0] == losses[1][0] and losses[0][-1] != losses[1][-1]
+
+
+@pytest.mark.parametrize("build", [None, perceptron, convolutions])
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_mixed_precision_is_torchs_autocast_for_the_runs_that_ask_for_it(task, build, chunk):
+    """One by one to the bit what a loop under autocast makes; batched, alone as among others; float32 runs as ever.
+
+    Batched products in bfloat16 are the exception: processors with instructions for them choose a kernel by the batch.
+    """
+    task = classes(build) if build else task
+    columns = {"precision": ["bfloat16", "float32", "bfloat16", "bfloat16"], "seed": [0, 0, 1, 2]}
+    columns |= {"eps": 1e-8, "state_dtype": "float32"}
+    table = fit(task, chunk=chunk, **columns)
+    losses = [run["train_loss"].tolist() for _, run in table.groupby("run")]
+    assert losses[0] != losses[1] == fit(task, chunk=chunk, eps=1e-8, state_dtype="float32")["train_loss"].tolist()
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    for run, row in points(**columns).groupby("run"):
+        alone = train(row.reset_index(drop=True), task=task, device=CPU, chunk=chunk)
+        exact = chunk == 1 or (row["precision"] == "float32").all()
+        among_others = table[table["run"] == run].reset_index(drop=True)
+        # Rows are named by the largest update, which can tie; the numbers are compared.
+        shown = alone.columns if exact else alone.select_dtypes("floating").columns
+        tolerance = {"check_exact": True} if exact else {"rtol": 1e-5}
+        pd.testing.assert_frame_equal(among_others[shown], alone[shown], check_dtype=False, **tolerance)
+    for point in points(**columns).itertuples():
+        run = table[table["run"] == point.run]
+        found, test, largest = by_hand(task, point, torchs_own)
+        # Batched, products are rounded to bfloat16 after sums in another order.
+        tolerance = {"rel": 0, "abs": 0} if chunk == 1 else {"rel": 1e-2}
+        assert run["train_loss"].tolist() == pytest.approx(found, **tolerance)
+        assert run["test_loss"].iloc[-1] == pytest.approx(test, **tolerance)
+        assert run["param_max"].iloc[-1] == pytest.approx(largest, **tolerance)
+
+
+#: Rows for torch's own optimizers: with and without decay, one of them diverging.
+PEER_POINTS = {
+    "beta1": [0.9, 0.8, 0.9, 0.9, 0.9], "beta2": [0.999, 0.99, 0.999, 0.999, 0.999], "lr": [1e-2, 1e-2, 3e-3, 1e30, 1e-2],
+    "weight_decay": [0.0, 0.1, 1.0, 0.0, 0.1], "seed": [0, 0, 1, 0, 2], "eps": 1e-8, "state_dtype": "float32",
+}  # fmt: skip
+
+
+class Decayed:
+    """One of torch's optimizers after a decoupled decay of the parameters, driven by hand."""
+
+    def __init__(self, parameters, point):
+        self.parameters, self.keep = list(parameters), 1 - point.lr * point.weight_decay
+        kind, options = PEERS[point.optimizer]
+        self.optimizer = kind(self.parameters, lr=point.lr, weight_decay=0.0, **options(point._asdict()))
+
+    def zero_grad(self):
+        self.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def step(self):
+        for parameter in self.parameters:
+            parameter.mul_(self.keep)
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("name", PEERS)
+def test_torchs_own_optimizers_in_an_ensemble(name, chunk):
+    """Each row is that optimizer by hand, and the run alone; a diverged one touches no other."""
+    task = classes(perceptron)
+    table = fit(task, chunk=chunk, **PEER_POINTS, optimizer=name)
+    for point in points(**PEER_POINTS, optimizer=name).drop(index=3).itertuples():
+        run = table[table["run"] == point.run].reset_index(drop=True)
+        losses, test, largest = by_hand(task, point, Decayed)
+        tolerance = {"rel": 0, "abs": 0} if chunk == 1 else {"rel": 1e-4}
+        assert run["train_loss"].tolist() == pytest.approx(losses, **tolerance)
+        assert run["test_loss"].iloc[-1] == pytest.approx(test, **tolerance)
+        assert run["param_max"].iloc[-1] == pytest.approx(largest, **tolerance)
+        row = points(**PEER_POINTS, optimizer=name).loc[[point.Index]].reset_index(drop=True)
+        alone = train(row, task=task, device=CPU, chunk=chunk)
+        pd.testing.assert_frame_equal(run, alone, check_exact=True)
+
+
+@pytest.mark.parametrize("name", ["adamw", "nadam", "radam"])
+def test_the_decoupled_decay_is_torchs_own(name):
+    """Where torch decouples it too, its ``weight_decay`` gives the same run."""
+
+    def own(parameters, point):
+        kind, options = PEERS[name]
+        decoupled = {} if name == "adamw" else {"decoupled_weight_decay": True}
+        return kind(parameters, lr=point.lr, weight_decay=point.weight_decay, **options(point._asdict()), **decoupled)
+
+    task, columns = classes(perceptron), {n: v[1] if isinstance(v, list) else v for n, v in PEER_POINTS.items()}
+    table = fit(task, chunk=1, **columns, optimizer=name)
+    (point,) = points(**columns, optimizer=name).itertuples()
+    assert table["train_loss"].tolist() == by_hand(task, point, own)[0]
+
+
+def test_the_update_of_another_optimizer_is_what_the_parameters_show():
+    """SGD without momentum moves by η·g: the update is the gradient, whatever the decay."""
+    task = classes(perceptron)
+    table = fit(task, chunk=1, beta1=0.0, lr=0.1, weight_decay=0.5, optimizer="sgd", state_dtype="float32", steps=1)
+    weights, order = generators(0)
+    model, numbers = task.build(weights), torch.randint(task.examples, (1, task.batch), generator=order)[0]
+    # The gradient is taken before the decay.
+    inputs, targets = task.read(numbers)
+    grads = torch.autograd.grad(task.loss(model(inputs), targets), list(model.parameters()))
+    assert table["update_max"].iloc[0] == pytest.approx(max(g.abs().max().item() for g in grads), rel=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_the_unsmoothed_variant_by_its_equations(chunk):
+    """Against a float64 loop written from the equations: m̂/√v̂ over the root of the average of (g/√v̂)²."""
+    task, lr, decay, eps = classes(perceptron), 1e-2, 0.1, 1e-8
+    columns = {"beta1": 0.9, "beta2": [0.99, 0.999], "seed": [0, 1], "lr": lr, "weight_decay": decay, "eps": eps}
+    table = fit(task, chunk=chunk, **columns, optimizer="unsmoothed", state_dtype="float64", steps=8)
+    for run, b2 in enumerate(columns["beta2"]):
+        weights, order = generators(run)
+        model = task.build(weights)
+        m, v, w = ([torch.zeros_like(p, dtype=torch.float64) for p in model.parameters()] for _ in range(3))
+        for n, numbers in enumerate(torch.randint(task.examples, (8, task.batch), generator=order), start=1):
+            inputs, targets = task.read(numbers)
+            loss = task.loss(model(inputs), targets)
+            assert table[table["run"] == run]["train_loss"].iloc[n - 1] == pytest.approx(loss.item(), rel=1e-5)
+            grads = torch.autograd.grad(loss, list(model.parameters()))
+            for i, (parameter, g) in enumerate(zip(model.parameters(), grads, strict=True)):
+                g = g.double()
+                m[i], v[i] = 0.9 * m[i] + 0.1 * g, b2 * v[i] + (1 - b2) * g**2
+                root = (v[i] / (1 - b2**n)).sqrt() + eps
+                w[i] = b2 * w[i] + (1 - b2) * (g / root) ** 2
+                u = m[i] / (1 - 0.9**n) / root / ((w[i] / (1 - b2**n)).sqrt() + eps)
+                with torch.no_grad():
+                    parameter.copy_(parameter.double() * (1 - lr * decay) - lr * u)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [[0.0] * 5, [1e-8] * 5, [1e-8, 0.0, 0.1, 1e-12, 0.0]])
+@pytest.mark.parametrize("ks", [[1] * 5, [3] * 5, [3, 2, 2, 1, 1]])
+@pytest.mark.filterwarnings("ignore::ctadam.optim.StabilityWarning")
+def test_the_stacked_optimizer_is_kadam_bit_for_bit(dtype, eps, ks):
+    """Given the same gradients, zeros among them, parameters and update are those of KAdam, whatever the other rows are."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(5, 33, generator=generator)
+    pairs, lr, weight_decay = (
+        [(0.9, 0.999), (0.99, 0.9), (0.0, 0.99), (0.9, 0.0), (0.5, 0.5)],
+        [1e-3, 0.1, 1, 2, 0.01],
+        [0.0, 0.1, 0, 1, 0],
+    )
+    stages = [stage_betas("inverse-exp", k, betas=betas) for k, betas in zip(ks, pairs, strict=True)]
+    rows = {"stages": stages, "lr": lr, "weight_decay": weight_decay, "eps": eps}
+    common = {"state_dtype": dtype, "steps": 20}
+    stacked = StackedKAdam(start.clone(), **rows, **common)
+    single = [
+        StackedKAdam(start[r : r + 1].clone(), **{n: v[r : r + 1] for n, v in rows.items()}, **common) for r in range(5)
+    ]
+    leaves = [nn.Parameter(row.clone()) for row in start]
+    options = {"foreach": False, "state_dtype": dtype}
+    peers = [
+        KAdam([leaf], lr=lr[r], betas=pairs[r], eps=eps[r], weight_decay=weight_decay[r], k=ks[r], **options)
+        for r, leaf in enumerate(leaves)
+    ]
+    for _ in range(20):
+        grad = torch.randn(5, 33, generator=generator)
+        grad[:, ::4] = 0
+        change = stacked.step(grad.to(dtype))
+        for r, (leaf, peer, one) in enumerate(zip(leaves, peers, single, strict=True)):
+            leaf.grad = grad[r].clone()
+            peer.step()
+            assert torch.equal(one.step(grad[r : r + 1].to(dtype))[0], change[r])
+            assert torch.equal(leaf, stacked.params[r]) and torch.equal(leaf, one.params[0])
+
+
+def test_a_stage_is_kept_for_the_runs_that_have_it():
+    stages = [stage_betas("exp", k, betas=(0.9, 0.999)) for k in (3, 1, 1)]
+    common = {"lr": [1e-3] * 3, "weight_decay": [0.0] * 3, "eps": [0.0] * 3, "state_dtype": torch.float32, "steps": 1}
+    stacked = StackedKAdam(torch.zeros(3, 7), stages=stages, **common)
+    assert [average.shape for average in stacked.averages] == [(2, 3, 7), (2, 1, 7), (2, 1, 7)]
+    with pytest.raises(ValueError, match="more stages than the one before"):
+        StackedKAdam(torch.zeros(3, 7), stages=stages[::-1], **common)
+
+
+def test_layout_keeps_every_tensor_apart_and_aligned():
+    layout = Layout(perceptron(torch.Generator()).named_parameters())
+    rows = torch.arange(2 * layout.width, dtype=torch.float32).view(2, -1)
+    views = layout.views(rows)
+    assert [tuple(v.shape) for v in views.values()] == [(2, 8, 6), (2, 8), (2, 3, 8), (2, 3)]
+    numbers = torch.cat([v.flatten() for v in views.values()])
+    assert len(numbers.unique()) == len(numbers)
+    assert all(place.start % 16 == 0 for place in layout.places.values()) and layout.width % 16 == 0
+
+
+def test_nothing_in_a_step_waits_for_the_device_or_reads_the_state(task, monkeypatch):
+    """Between test losses no value is fetched; the recorder sees the applied change and the parameters, no average."""
+    from ctadam.training import ensemble
+
+    seen = []
+    monkeypatch.setattr(torch.Tensor, "item", lambda *_: pytest.fail("fetched a value"))
+    finite = ensemble._Recorder.finite
+    monkeypatch.setattr(ensemble._Recorder, "finite", lambda self: seen.append(self.step) or finite(self))
+    after = ensemble._Recorder.after_step
+
+    def after_step(self, change, params, loss):
+        assert not hasattr(self, "averages")
+        after(self, change, params, loss)
+
+    monkeypatch.setattr(ensemble._Recorder, "after_step", after_step)
+    fit(task, chunk=4, **{n: v[:4] for n, v in MIXED.items()})
+    assert seen == [4, 9, 11]
+
+
+def test_chunks_are_chosen_by_model_and_device(corpus):
+    """Many where they are small, one by one where a batch's logits over all words fill the cache."""
+    assert chunk_size(classes(perceptron), CPU) == 64 and chunk_size(classes(convolutions), CPU) == 8
+    settings = {**config.resolve("laptop")["growth"]["model"], "batch": 8, "test_batches": 1, "test_every": 1}
+    assert chunk_size(language(corpus, **settings, device=CPU), CPU) == 1
+
+
+def test_test_loss_is_taken_where_said(corpus, task):
+    table = fit(task, steps=12)
+    assert table.index[table["test_loss"].notna()].tolist() == [4, 9, 11]
+    assert table["test_loss"].iloc[-1] < np.log(len(corpus.vocabulary))
+
+
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_a_diverged_run_is_recorded_and_touches_no_other(task, chunk):
+    table = fit(task, chunk=chunk, lr=[1e-2, 1e30, 1e-2], seed=[0, 0, 1], steps=12)
+    bad = table[table["run"] == 1]
+    records = bad[["update_max", "param_max", "param_norm", "displacement_max", "train_loss"]]
+    assert (bad["diverged_at"] == len(bad) - 1).all() and len(bad) < 12
+    assert np.isfinite(records.iloc[:-1]).all(axis=None) and not np.isfinite(records.iloc[-1]).all()
+    for run, seed in ((0, 0), (2, 1)):
+        good = table[table["run"] == run].reset_index(drop=True)
+        assert len(good) == 12 and (good["diverged_at"] == -1).all()
+        pd.testing.assert_frame_equal(good, fit(task, chunk=chunk, seed=seed).assign(run=run), check_exact=True)
+
+
+def test_bad_points(task):
+    with pytest.raises(ValueError, match="lack the column"):
+        train(points().drop(columns="beta2"), task=task, device=CPU)
+    with pytest.raises(ValueError, match="unknown state_dtype 'float16'"):
+        fit(task, state_dtype="float16")
+    for column, value in (("lr", 0.0), ("weight_decay", -1.0), ("eps", -1e-8), ("steps", 0), ("clip", 0.0)):
+        with pytest.raises(ValueError, match=f"Invalid {column}: {value} is not"):
+            fit(task, **{column: [1, value]})
+    with pytest.raises(ValueError, match="unknown optimizer 'muon'; known: kadam, unsmoothed, adamw"):
+        fit(task, optimizer="muon")
+    with pytest.raises(ValueError, match="unknown precision 'float16'; known: float32, bfloat16"):
+        fit(task, precision="float16")
+    with pytest.raises(ValueError, match="keep their state in float32"):
+        fit(task, optimizer="nadam", state_dtype="float64")
+    with pytest.raises(ValueError, match="none of 'naive'"):
+        fit(task, k=2, stages="nonsense")
