@@ -282,6 +282,9 @@ def test_a_touch_retrains_nothing(clone):
     assert "Nothing to be done" in snakemake(clone, "-n", "--config", "scale=smoke")
 
 
+TRAINED_BY_TRAINER = set(EXPERIMENTS) - {"quadratic", "tightness", "trajectory"}
+
+
 @pytest.mark.parametrize(
     "file, expected",
     [
