@@ -16,7 +16,7 @@ help:
 	@echo "make report      the same as one page for a browser, report.html"
 	@echo "make verify      check the shipped runs: all hashes, and a sample of them made again here"
 	@echo "make test        run the tests"
-	@echo "make check       formatting and static checks (ruff, snakefmt, snakemake --lint)"
+	@echo "make check       formatting, types and static checks (ruff, mypy, snakefmt, snakemake --lint)"
 	@echo "make lock        resolve requirements.txt anew from pyproject.toml"
 
 environment: $(VENV)/.installed
@@ -54,6 +54,7 @@ test: environment
 check: environment
 	ruff check .
 	ruff format --check .
+	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 

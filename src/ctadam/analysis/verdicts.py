@@ -35,7 +35,7 @@ class Claim:
     judge: object
 
 
-CLAIMS = []
+CLAIMS: list[Claim] = []
 
 
 def claim(id, source, text, *, statistic, rule, experiment, figure=""):
