@@ -6,12 +6,13 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
 log = logging.getLogger("ctadam")
 
-_held = []  # locks, for as long as the process lives
+_held: list[TextIO] = []  # open lock files, kept until the process ends
 
 
 def pin(*, threads):

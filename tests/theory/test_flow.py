@@ -245,7 +245,7 @@ def test_lag_errors(beta1):
         ({"order": 3}, "Invalid order: 3 is neither 1 nor 2"),
         ({"kernel": "box"}, "Invalid kernel: 'box' is neither"),
         ({"p": math.inf}, "Invalid p: inf is not a finite number"),
-        ({"p": 1.0, "lr": torch.tensor([[0.1], [0.2]])}, "p=1.0 needs one learning rate"),
+        ({"p": 1.0, "lr": torch.tensor([[0.1], [0.2]])}, "p=1.0 needs a single learning rate"),
     ],
 )
 def test_bad_arguments_are_named(change, message):

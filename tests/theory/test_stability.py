@@ -339,7 +339,7 @@ def test_epsilon_cap_against_brute_force():
         (lambda: s.worst_case_gradients(beta1=0.0, beta2=0.9, step=1), "beta1 > 0"),
         (lambda: s.normal_curve_points(count=0), "Invalid count: 0"),
         (lambda: s.normal_curve_points(count=3, through={"beta1": 0.0, "beta2": 0.5}), "inside the unit square"),
-        (lambda: s.epsilon_cap(beta1=0.9, beta2=0.999, eps=1e-8), "without growth"),
+        (lambda: s.epsilon_cap(beta1=0.9, beta2=0.999, eps=1e-8), "no growth to cap"),
         (lambda: s.epsilon_cap(beta1=0.99, beta2=0.9, eps=0.0), "Invalid epsilon"),
     ],
 )

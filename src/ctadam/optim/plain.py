@@ -1,27 +1,58 @@
-"""One parameter after the other: the path that the others are held against."""
+"""Reference implementation of a step: one parameter after another."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import _get_value
 
-from ctadam.optim.arithmetic import stage_, stage_update
+from ctadam.optim.arithmetic import Scalar, stage_, stage_update
+
+#: Called with a parameter and its update u⁽ᵏ⁾.
+UpdateHook = Callable[[Tensor, Tensor], object]
 
 
-def as_real(tensor):
+def as_real(tensor: Tensor) -> Tensor:
+    """Return a complex tensor as a real view with a last dimension of 2; return a real tensor as it is."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def in_dtype(tensor, dtype):
-    # Asking first: even where nothing has to be done, `to` costs a tenth of what torch's whole step does for a small tensor.
+def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # Compare first: for a small tensor, a `to` without effect costs a tenth of torch's whole step.
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def plain_step(
-    params, grads, exp_avgs, exp_avg_sqs, steps, *, stages, lr, eps, weight_decay, maximize, tensor_steps, on_update
-):
-    """Takes one step, in place.
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[list[Tensor]],
+    exp_avg_sqs: list[list[Tensor]],
+    steps: list[Tensor],
+    *,
+    stages: Sequence[tuple[Scalar, Scalar]],
+    lr: Scalar,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    tensor_steps: bool,
+    on_update: UpdateHook | None,
+) -> None:
+    """Perform one step, in place.
 
-    exp_avgs and exp_avg_sqs hold one list of averages for each stage. `tensor_steps` keeps the step count a tensor, for
-    graph capture and autograd; `on_update` is called with each parameter and its update.
+    Args:
+        params: parameters.
+        grads: their gradients.
+        exp_avgs: for each stage, the first averages of all parameters.
+        exp_avg_sqs: for each stage, the second averages of all parameters.
+        steps: step counts, 0-dim tensors.
+        stages: k pairs (beta1, beta2).
+        lr: learning rate.
+        eps: term added to the root.
+        weight_decay: decoupled weight decay.
+        maximize: ascend instead of descend.
+        tensor_steps: keep step counts as tensors, for graph capture and autograd.
+        on_update: called with each parameter and its update, or None.
     """
     for index, param in enumerate(params):
         steps[index] += 1
@@ -29,7 +60,7 @@ def plain_step(
         averages = [(as_real(m[index]), as_real(v[index])) for m, v in zip(exp_avgs, exp_avg_sqs, strict=True)]
         dtype = averages[0][0].dtype
         grad = in_dtype(as_real(-grads[index] if maximize else grads[index]), dtype)
-        # Applied in the state's dtype, then rounded once to the parameter's.
+        # The update is applied in the state's dtype and rounded once to the parameter's.
         real = as_real(param)
         target = in_dtype(real, dtype)
         if weight_decay != 0:
@@ -41,9 +72,9 @@ def plain_step(
         if on_update is not None:
             update = stage_update(exp_avg, denom, bias_correction1)
             on_update(param, torch.view_as_complex(update) if param.is_complex() else update)
-        step_size = lr / bias_correction1
+        step_size: Any = lr / bias_correction1
         if tensor_steps:
-            target.sub_(exp_avg / denom * step_size)  # addcdiv_ takes a number only
+            target.sub_(exp_avg / denom * step_size)  # addcdiv_ takes no tensor
         else:
             target.addcdiv_(exp_avg, denom, value=-step_size)
         if target is not real:

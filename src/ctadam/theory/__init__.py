@@ -1,1 +1,1 @@
-"""Predictions of the paper from its formulas alone: float64, no models and no data. Only `flow` needs more than NumPy."""
+"""The paper's predictions as formulas, in float64, without models or data. `flow` needs torch; the rest needs only NumPy."""
