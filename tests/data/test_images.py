@@ -71,14 +71,14 @@ def test_class_folders_without_a_test_set(tmp_path):
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda d: None, "neither digits nor cifar10 nor a directory of class folders"),
-        (lambda d: d.mkdir(), "is no directory of class folders"),
+        (lambda d: None, "neither digits, cifar10 nor a directory of class folders"),
+        (lambda d: d.mkdir(), "is not a directory of class folders"),
         (lambda d: [write_folders(d / "train"), write_folders(d / "test", ("cat", "fox"))], "different class folders"),
         (lambda d: [write_folders(d), (d / "cat/0.png").write_bytes(b"no image")], "cannot read the image"),
         (lambda d: [write_folders(d), Image.new("RGB", (9, 9)).save(d / "dog/0.png")], "has 9×9 pixels, others 6×5"),
         (
             lambda d: [write_folders(d / "train"), write_folders(d / "test", size=(9, 9))],
-            "6×5 pixels for training and 9×9 for test",
+            "training images of 6×5 and test images of 9×9 pixels",
         ),
         (lambda d: write_folders(d, ("cat",), count=1), "1 images are too few"),
     ],
@@ -93,7 +93,7 @@ def test_directories_that_will_not_do(tmp_path, spoil, message):
 
 
 def test_more_than_there_are():
-    with pytest.raises(ArtifactError, match="the images 'digits' have 359 for test, not 360"):
+    with pytest.raises(ArtifactError, match="the data set 'digits' has 359 test images, not 360"):
         load_images("digits", test=360)
     with pytest.raises(ArtifactError, match="test_batch: 60 is more than the 50 test images"):
         images(load_images("digits", test=50), shift=0, flip=False, **{**NETWORK, "test_batch": 60})

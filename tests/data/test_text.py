@@ -105,7 +105,7 @@ def test_shakespeare_is_downloaded_checked_and_a_failure_says_what_to_do(tmp_pat
     with pytest.raises(ArtifactError, match=r"put it there.*CTADAM_DATA"):
         text.read_text("shakespeare")
     file.write_text("To be, or not to be")
-    with pytest.raises(ArtifactError, match="is not the text that it should be"):
+    with pytest.raises(ArtifactError, match="does not have the expected sha256"):
         text.read_text("shakespeare")
 
 

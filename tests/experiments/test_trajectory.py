@@ -166,7 +166,7 @@ def test_digits_are_whole_and_say_what_they_are():
     assert digits.images.min() == 0 and digits.images.max() == 1 and sorted(digits.labels.unique()) == list(range(10))
     few = load_digits(10)
     assert torch.equal(few.images, digits.images[:10]) and few.sha256 == digits.sha256 and len(few.sha256) == 64
-    with pytest.raises(ArtifactError, match="examples: 1798 digits are not to be had"):
+    with pytest.raises(ArtifactError, match="examples: 1798 is not between 1 and 1797"):
         load_digits(1798)
 
 

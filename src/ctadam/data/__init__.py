@@ -1,14 +1,14 @@
-"""What the models learn: texts and images that every installation has, others that are downloaded once, and others by path."""
+"""Data sets: embedded in installed packages, downloaded once, or read from the user's files."""
 
 import os
 from pathlib import Path
 
-#: Environment variable: the directory of downloaded data. What lies there already is checked, and not downloaded.
+#: Environment variable with the directory of downloaded data. Files that are already there are checked, not downloaded.
 VARIABLE = "CTADAM_DATA"
 
 
-def data_directory():
-    """Where downloads are kept: ``$CTADAM_DATA``, or the user's cache directory."""
+def data_directory() -> Path:
+    """Return the directory of downloads: ``$CTADAM_DATA``, or the user's cache directory."""
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE]).expanduser()
     import pooch

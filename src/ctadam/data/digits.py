@@ -1,4 +1,4 @@
-"""Handwritten digits, 8×8 pixels: 1,797 images that scikit-learn carries, so nothing has to be downloaded.
+"""Handwritten digits of 8×8 pixels: 1,797 images included in scikit-learn, so nothing is downloaded.
 
 They are the test set of "Optical Recognition of Handwritten Digits" (UCI Machine Learning Repository).
 """
@@ -13,12 +13,12 @@ from ctadam.errors import ArtifactError
 
 @dataclass(frozen=True)
 class Digits:
-    """Images and their classes.
+    """Images and their labels.
 
     Attributes:
-        images: float64 tensor of shape (n, 64), pixels in [0, 1], row by row.
+        images: float64 tensor of shape (n, 64), pixels in [0, 1] in row-major order.
         labels: int64 tensor of shape (n,), 0 … 9.
-        sha256: of all pixels and labels as scikit-learn gives them.
+        sha256: hash of all 1,797 images and labels as scikit-learn returns them.
     """
 
     images: torch.Tensor
@@ -26,18 +26,18 @@ class Digits:
     sha256: str
 
 
-def load_digits(examples=None):
-    """The first ``examples`` digits, all if None.
+def load_digits(examples: int | None = None) -> Digits:
+    """Return the first ``examples`` digits, or all if None.
 
     Raises:
-        ArtifactError: more are asked for than there are.
+        ArtifactError: if fewer than 1 or more than the available digits are requested.
     """
     from sklearn import datasets
 
     bunch = datasets.load_digits()
     total = len(bunch.target)
     if examples is not None and not 1 <= examples <= total:
-        raise ArtifactError(f"examples: {examples} digits are not to be had (there are {total})")
+        raise ArtifactError(f"examples: {examples} is not between 1 and {total}, the number of digits")
     digest = hashlib.sha256(bunch.data.astype("<f8").tobytes() + bunch.target.astype("<i8").tobytes()).hexdigest()
     images, labels = torch.from_numpy(bunch.data / 16), torch.from_numpy(bunch.target.astype("int64"))
     return Digits(images[:examples], labels[:examples], digest)

@@ -1,12 +1,13 @@
-"""Text as a sequence of tokens: by words, with the Zipf tail that carries the growth, or by characters for contrast.
+"""Text as a token sequence: words, whose Zipf tail drives the growth of updates, or characters for contrast.
 
-The embedded text is the documentation that Python's standard library carries (`pydoc_data.topics`), so nothing has to be
-downloaded. It differs between Python versions: its sha256 goes into every provenance.
+The embedded text is the documentation in Python's standard library (`pydoc_data.topics`), so nothing is downloaded. It
+differs between Python versions, so its sha256 is part of every provenance record.
 """
 
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,11 @@ import torch
 from ctadam.data import VARIABLE, data_directory
 from ctadam.errors import ArtifactError
 
-#: The text that the paper's own experiments use; fetched only when asked for, and checked.
+#: The text of the paper's own experiments. Downloaded only on request, and checked.
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
-#: What it is called in the data directory.
+#: Its file name in the data directory.
 SHAKESPEARE_FILE = "shakespeare.txt"
 
 TOKENIZATIONS = ("words", "characters")
@@ -28,13 +29,13 @@ TOKENIZATIONS = ("words", "characters")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenized text, split in two contiguous parts.
+    """A tokenized text, split into two contiguous parts.
 
     Attributes:
         train: int64 tensor of shape (train tokens,).
-        test: int64 tensor of shape (test tokens,), the last part of the text.
+        test: int64 tensor of shape (test tokens,), the end of the text.
         vocabulary: the distinct tokens, sorted; a token's id is its index.
-        sha256: of the text in UTF-8, before tokenization.
+        sha256: hash of the text in UTF-8, before tokenization.
     """
 
     train: torch.Tensor
@@ -43,11 +44,11 @@ class Corpus:
     sha256: str
 
 
-def read_text(source):
-    """The text named by ``source``: ``"pydoc"`` (embedded), ``"shakespeare"`` (downloaded, checked) or a file's path.
+def read_text(source: str) -> str:
+    """Return a text: ``"pydoc"`` (embedded), ``"shakespeare"`` (downloaded and checked) or the file at a path.
 
     Raises:
-        ArtifactError: no such file, not UTF-8, or a download that fails.
+        ArtifactError: if the file is missing or not UTF-8, or a download fails.
     """
     if source == "pydoc":
         from pydoc_data.topics import topics
@@ -62,14 +63,14 @@ def read_text(source):
         raise ArtifactError(f"the text {source!r} is not UTF-8 (byte {error.start})") from error
 
 
-def _shakespeare():
-    """The path of the text, in the data directory."""
+def _shakespeare() -> str | Path:
+    """Return the path of the Shakespeare text; download it if it is not in the data directory."""
     directory = data_directory()
     path = directory / SHAKESPEARE_FILE
-    # pooch, which would check the same, is not on every machine that trains.
+    # pooch would check the hash too, but is not installed on every machine that trains.
     if path.is_file():
         if hashlib.sha256(path.read_bytes()).hexdigest() != SHAKESPEARE_SHA256:
-            raise ArtifactError(f"{path} is not the text that it should be (its sha256 is another): remove it")
+            raise ArtifactError(f"{path} does not have the expected sha256: remove it")
         return path
     try:
         import pooch
@@ -77,15 +78,19 @@ def _shakespeare():
         return pooch.retrieve(
             SHAKESPEARE_URL, known_hash=f"sha256:{SHAKESPEARE_SHA256}", fname=SHAKESPEARE_FILE, path=directory
         )
-    except Exception as error:  # requests' errors are not ours to enumerate
+    except Exception as error:  # requests can raise many types
         raise ArtifactError(
-            f"could not download Shakespeare's text to {path} ({type(error).__name__}); without a network, put it there (from "
-            f"{SHAKESPEARE_URL}), {VARIABLE} being the directory, or set the text to the path of another"
+            f"cannot download Shakespeare's text to {path} ({type(error).__name__}); without a network, get it from "
+            f"{SHAKESPEARE_URL} and put it there ({VARIABLE} sets the directory), or set the text to another file's path"
         ) from error
 
 
-def tokenize(text, tokenization):
-    """Split a text into ``"words"`` (runs of word characters; every other visible character alone) or ``"characters"``."""
+def tokenize(text: str, tokenization: str) -> list[str]:
+    """Split a text into ``"words"`` (runs of word characters; other visible characters alone) or ``"characters"``.
+
+    Raises:
+        ArtifactError: if the tokenization is unknown.
+    """
     if tokenization == "words":
         return re.findall(r"\w+|[^\w\s]", text)
     if tokenization == "characters":
@@ -93,18 +98,20 @@ def tokenize(text, tokenization):
     raise ArtifactError(f"unknown tokenization {tokenization!r}; known: {', '.join(TOKENIZATIONS)}")
 
 
-def load_corpus(source, *, tokenization, test_fraction, context, limit=None):
+def load_corpus(
+    source: str, *, tokenization: str, test_fraction: float, context: int, limit: int | None = None
+) -> Corpus:
     """Read, tokenize and split a text.
 
     Args:
         source: see `read_text`.
         tokenization: see `tokenize`.
-        test_fraction: part of the tokens, at the end of the text, kept for the test loss; in (0, 1).
-        context: sequence length that both parts must be able to serve.
-        limit: use the first so many tokens of the text, the rest as if it were not there; all if None.
+        test_fraction: share of the tokens, at the end of the text, used for the test loss; in (0, 1).
+        context: sequence length, in tokens.
+        limit: use only the first ``limit`` tokens of the text; all if None.
 
     Raises:
-        ArtifactError: an unreadable text, or one too short for a sequence of ``context`` + 1 tokens in each part.
+        ArtifactError: if the text is unreadable or a part is shorter than ``context`` + 1 tokens.
     """
     text = read_text(source)
     tokens = np.array(tokenize(text, tokenization)[:limit], dtype=object)
@@ -115,23 +122,36 @@ def load_corpus(source, *, tokenization, test_fraction, context, limit=None):
             f"the text {source!r} has {len(ids)} {tokenization}: too short for training and test sequences of "
             f"{context} tokens with test_fraction={test_fraction}"
         )
-    ids = torch.from_numpy(ids.astype(np.int64))
+    encoded = torch.from_numpy(ids.astype(np.int64))
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Corpus(ids[:cut], ids[cut:], tuple(map(str, vocabulary)), digest)
+    return Corpus(encoded[:cut], encoded[cut:], tuple(map(str, vocabulary)), digest)
 
 
-def windows(tokens, starts, *, context):
-    """The windows of a token sequence that begin at ``starts``, int64 of any shape: (inputs, targets), each (..., context)."""
-    found = tokens[starts[..., None] + torch.arange(context + 1, device=starts.device)]
-    return found[..., :-1], found[..., 1:]
+def windows(tokens: torch.Tensor, starts: torch.Tensor, *, context: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the windows of a token sequence that begin at ``starts``.
+
+    Args:
+        tokens: int64 tensor of shape (n,).
+        starts: int64 tensor of any shape (...).
+        context: window length, in tokens.
+
+    Returns:
+        ``(inputs, targets)``, each of shape (..., context); targets are the next tokens.
+    """
+    sequences = tokens[starts[..., None] + torch.arange(context + 1, device=starts.device)]
+    return sequences[..., :-1], sequences[..., 1:]
 
 
-def batches(tokens, *, batch, context, generator):
-    """Endless random windows of a token sequence: pairs (inputs, targets), each of shape (batch, context).
+def batches(
+    tokens: torch.Tensor, *, batch: int, context: int, generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield random windows of a token sequence without end: pairs (inputs, targets), each of shape (batch, context).
 
     Args:
         tokens: int64 tensor of shape (n,), n > context.
-        generator: CPU `torch.Generator`; the same state gives the same windows on every device.
+        batch: number of windows per batch.
+        context: window length, in tokens.
+        generator: CPU generator; the same state gives the same windows on every device.
     """
     while True:
         yield windows(tokens, torch.randint(len(tokens) - context, (batch,), generator=generator), context=context)

@@ -1,1 +1,1 @@
-"""The networks that the experiments train, small enough to read whole."""
+"""The networks that the experiments train, each small enough to read in full."""

@@ -1,34 +1,53 @@
-"""A small convolutional network, with or without normalization layers: what k-Adam is tried on (paper, k-Adam)."""
+"""A small convolutional network with or without normalization layers, for the k-Adam experiments."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-#: Channels in a group of the normalization layers.
+#: Channels per group of the normalization layers.
 _GROUP = 8
 
 
 class CNN(nn.Sequential):
-    """Class logits of shape (batch, classes) from images of shape (batch, inputs, height, width).
+    """Convolutional classifier of images.
 
-    Convolutions of 3×3, ReLU after each; from the second on each halves the image. Strides instead of pooling, whose
-    gradient is not deterministic on a GPU. With ``norm`` a group normalization stands behind each convolution: the weights
-    before it are then scale-invariant, and unlike a batch normalization it looks at one image alone.
+    3×3 convolutions, each followed by ReLU. From the second on, each convolution halves the image by a stride of 2; the
+    gradient of pooling is not deterministic on a GPU. With ``norm``, a group normalization follows each convolution and makes
+    its weights scale-invariant. Unlike batch normalization, it uses one image at a time.
 
     Args:
-        inputs: channels of the image.
-        height, width: of the image.
-        channels: those of each convolution, at least one; multiples of 8 where ``norm``.
-        classes: number of outputs.
-        norm: normalize behind each convolution.
-        generator: CPU generator that draws every initial weight, so that the start depends on nothing else.
+        inputs: channels of the images.
+        height: height of the images in pixels.
+        width: width of the images in pixels.
+        channels: output channels of each convolution, at least one; multiples of 8 if ``norm``.
+        classes: number of classes.
+        norm: add a group normalization after each convolution.
+        generator: CPU generator that draws all initial weights.
+
+    Shape:
+        - Input: (batch, inputs, height, width)
+        - Output: logits of shape (batch, classes)
+
+    Raises:
+        ValueError: if ``norm`` is set and a channel count is not a multiple of 8.
     """
 
-    def __init__(self, *, inputs, height, width, channels, classes, norm, generator):
+    def __init__(
+        self,
+        *,
+        inputs: int,
+        height: int,
+        width: int,
+        channels: Sequence[int],
+        classes: int,
+        norm: bool,
+        generator: torch.Generator,
+    ) -> None:
         if norm and any(c % _GROUP for c in channels):
             raise ValueError(f"channels {channels} are not multiples of {_GROUP}")
-        layers = []
+        layers: list[nn.Module] = []
         for i, outputs in enumerate(channels):
             stride = 1 if i == 0 else 2
             height, width = -(-height // stride), -(-width // stride)
@@ -41,8 +60,8 @@ class CNN(nn.Sequential):
         self._initialize(generator)
 
     @torch.no_grad()
-    def _initialize(self, generator):
-        """He's scheme for what ReLU follows, LeCun's for the last layer; no bias."""
+    def _initialize(self, generator: torch.Generator) -> None:
+        """Use He initialization for the convolutions, LeCun initialization for the last layer, and zero biases."""
         for module in self:
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 fan_in = module.weight[0].numel()

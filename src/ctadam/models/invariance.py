@@ -1,10 +1,11 @@
-"""Which weights of a model are scale-invariant, and how to make them so exactly (paper, section on normalization).
+"""Find the scale-invariant weights of a model and make their invariance exact (arXiv 2411.05746, on normalization).
 
-A weight is scale-invariant if the loss does not change when it is multiplied by a positive number: a linear map or a
-convolution in front of a normalization, and the query and key matrices in front of QK-norm.
+A weight is scale-invariant if multiplying it by a positive number does not change the loss: a linear map or convolution
+followed by a normalization, and the query and key matrices before QK-norm.
 """
 
 import itertools
+from typing import TypeVar
 
 from torch import nn
 
@@ -13,12 +14,14 @@ from ctadam.models.transformer import Attention, RootMeanSquareNorm
 
 NORMALIZATIONS = (nn.LayerNorm, nn.GroupNorm, RootMeanSquareNorm)
 
+M = TypeVar("M", bound=nn.Module)
 
-def make_exact(model):
-    """Set ε of every normalization layer to 0, in place; gives the model.
 
-    With ε > 0 a weight is invariant to about ε over the variance it is added to. Without it an input of no variance
-    would divide 0 by 0: not for inputs that differ from each other.
+def make_exact(model: M) -> M:
+    """Set ε of every normalization layer to 0, in place, and return the model.
+
+    With ε > 0, the invariance has an error of about ε over the variance it is added to. With ε = 0, an input without variance
+    gives 0/0; inputs whose entries differ are safe.
     """
     for module in model.modules():
         if isinstance(module, NORMALIZATIONS):
@@ -26,23 +29,25 @@ def make_exact(model):
     return model
 
 
-def scale_invariant_weights(model):
-    """The scale-invariant weights: ``{name: (parameter's name, rows)}``, rows a slice of the parameter's first axis.
+def scale_invariant_weights(model: nn.Module) -> dict[str, tuple[str, slice]]:
+    """Return the scale-invariant weights of a model.
 
-    Queries and keys are one parameter with the values in `ctadam.models.transformer.Attention`, hence the slices.
+    Returns:
+        ``{name: (parameter's name, rows)}`` with rows a slice of the parameter's first axis. Queries, keys and values share
+        one parameter in `ctadam.models.transformer.Attention`, hence the slices.
     """
-    found = {}
+    weights: dict[str, tuple[str, slice]] = {}
     for prefix, module in model.named_modules():
         prefix = f"{prefix}." if prefix else ""
         if isinstance(module, Attention) and module.qk_norm is not None:
             width = module.qkv.in_features
-            found[f"{prefix}queries"] = (f"{prefix}qkv.weight", slice(0, width))
-            found[f"{prefix}keys"] = (f"{prefix}qkv.weight", slice(width, 2 * width))
+            weights[f"{prefix}queries"] = (f"{prefix}qkv.weight", slice(0, width))
+            weights[f"{prefix}keys"] = (f"{prefix}qkv.weight", slice(width, 2 * width))
         elif isinstance(module, NormalizedLinear):
-            found[f"{prefix}weight"] = (f"{prefix}weight", slice(None))
+            weights[f"{prefix}weight"] = (f"{prefix}weight", slice(None))
         elif isinstance(module, nn.Sequential):
             for (name, layer), (_, following) in itertools.pairwise(module.named_children()):
-                # A bias between map and normalization would have to be scaled too.
+                # With a bias between map and normalization, scaling the weight alone changes the output.
                 if isinstance(following, NORMALIZATIONS) and layer.bias is None:
-                    found[f"{prefix}{name}.weight"] = (f"{prefix}{name}.weight", slice(None))
-    return found
+                    weights[f"{prefix}{name}.weight"] = (f"{prefix}{name}.weight", slice(None))
+    return weights

@@ -1,32 +1,48 @@
-"""A multilayer perceptron with tanh between its layers: smooth, so that a solver's order can be seen through it.
+"""Multilayer perceptron with tanh, whose smoothness makes a solver's order of convergence visible.
 
-With a normalization behind every linear map, all of its weights are scale-invariant (paper, section on normalization).
+With a normalization after every linear map, all weights are scale-invariant (arXiv 2411.05746, on normalization).
 """
 
 import itertools
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MLP(nn.Sequential):
-    """Class logits of shape (batch, classes) from features of shape (batch, features).
+    """Multilayer perceptron classifier.
 
     Args:
         features: number of inputs.
-        width: units in each hidden layer.
-        depth: hidden layers; 0 is a linear map.
-        classes: number of outputs.
-        normalize: a layer normalization without parameters behind every linear map, the last one too, and no biases.
-        generator: CPU generator that draws every initial weight, so that the start depends on nothing else.
+        width: units per hidden layer.
+        depth: number of hidden layers; 0 gives a linear map.
+        classes: number of classes.
+        normalize: follow every linear map, including the last, by a layer normalization without parameters; no biases.
+        generator: CPU generator that draws all initial weights.
+
+    Shape:
+        - Input: (batch, features)
+        - Output: logits of shape (batch, classes)
+
+    Raises:
+        ValueError: if depth is negative.
     """
 
-    def __init__(self, *, features, width, depth, classes, normalize=False, generator):
+    def __init__(
+        self,
+        *,
+        features: int,
+        width: int,
+        depth: int,
+        classes: int,
+        normalize: bool = False,
+        generator: torch.Generator,
+    ) -> None:
         if depth < 0:
             raise ValueError(f"depth {depth} is less than 0")
         sizes = [features, *[width] * depth, classes]
-        layers = []
+        layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(sizes):
             layers.append(nn.Linear(inputs, outputs, bias=not normalize))
             if normalize:
@@ -36,8 +52,8 @@ class MLP(nn.Sequential):
         self._initialize(generator)
 
     @torch.no_grad()
-    def _initialize(self, generator):
-        """LeCun's scheme: normal weights of variance 1/inputs, which keep tanh's inputs of order 1; no bias."""
+    def _initialize(self, generator: torch.Generator) -> None:
+        """Use LeCun initialization (normal, variance 1/inputs), which keeps tanh's inputs of order 1, and zero biases."""
         for parameter in self.parameters():
             if parameter.dim() < 2:
                 parameter.zero_()
@@ -46,23 +62,25 @@ class MLP(nn.Sequential):
 
 
 class NormalizedLinear(nn.Module):
-    """Class logits scale · Wx/‖W‖ of shape (batch, classes) from features of shape (batch, features).
-
-    Nothing but one scale-invariant weight.
+    """Linear map of fixed norm, scale · Wx/‖W‖, whose only parameter is one scale-invariant weight.
 
     Args:
         features: number of inputs.
-        classes: number of outputs.
-        scale: the norm that the map has.
-        generator: CPU generator that draws the initial weight, by LeCun's scheme.
+        classes: number of classes.
+        scale: norm of the map.
+        generator: CPU generator that draws the initial weight (LeCun initialization).
+
+    Shape:
+        - Input: (batch, features)
+        - Output: logits of shape (batch, classes)
     """
 
-    def __init__(self, *, features, classes, scale, generator):
+    def __init__(self, *, features: int, classes: int, scale: float, generator: torch.Generator) -> None:
         super().__init__()
         self.scale = scale
         self.weight = nn.Parameter(torch.empty(classes, features))
         with torch.no_grad():
             self.weight.normal_(0.0, 1 / math.sqrt(features), generator=generator)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x @ self.weight.T * (self.scale / self.weight.square().sum().sqrt())

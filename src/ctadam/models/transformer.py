@@ -1,40 +1,40 @@
-"""A causal language model: pre-norm transformer with learned positions and separate embedding and head.
+"""Causal language model: a pre-norm transformer with learned positions and untied embedding and head.
 
-Embedding and head are not tied, so that a row of either belongs to one token in one role: input or target.
+Because embedding and head are not tied, each of their rows belongs to one token in one role, input or target.
 """
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class RootMeanSquareNorm(nn.Module):
-    """x over the root of its mean square plus ε, along the last axis: to the bit `torch.nn.RMSNorm` without weights on a CPU.
+    """Divide by the root mean square plus ε along the last axis.
 
-    Written out, because torch's own kernel on a GPU has a gradient that cannot be batched over models: it would be called model
-    by model.
+    On a CPU the result equals `torch.nn.RMSNorm` without weights bit for bit. It is written out because the gradient of torch's
+    GPU kernel has no batching rule, so `vmap` would call it once per model.
     """
 
-    def __init__(self, eps):
+    def __init__(self, eps: float) -> None:
         super().__init__()
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x * x.pow(2).mean(-1, keepdim=True).add(self.eps).rsqrt()
 
 
 class Attention(nn.Module):
-    """Causal self-attention, written as products and a softmax: the fused kernel cannot be batched over models."""
+    """Causal self-attention, written as matrix products and a softmax because the fused kernel has no batching rule."""
 
-    def __init__(self, width, heads, qk_norm=False):
+    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.qk_norm = RootMeanSquareNorm(eps=1e-6) if qk_norm else None
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         if self.qk_norm is not None:
@@ -46,32 +46,50 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width, heads, qk_norm=False):
+    """Pre-norm transformer block: attention and a GELU network of width 4·width."""
+
+    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads, qk_norm)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
 class Transformer(nn.Module):
-    """Next-token logits of shape (batch, length, vocabulary) from token ids of shape (batch, length).
+    """Causal transformer language model.
 
     Args:
         vocabulary: number of tokens.
         width: model width, a multiple of ``heads``.
         depth: number of blocks.
-        heads: attention heads.
-        context: longest sequence.
-        qk_norm: normalize queries and keys in each head (by their root mean square), which makes the matrices that give
-            them scale-invariant.
-        generator: CPU generator that draws every initial weight, so that the start depends on nothing else.
+        heads: number of attention heads.
+        context: maximum sequence length.
+        qk_norm: normalize queries and keys per head by their root mean square, which makes their matrices scale-invariant.
+        generator: CPU generator that draws all initial weights.
+
+    Shape:
+        - Input: token ids of shape (batch, length)
+        - Output: next-token logits of shape (batch, length, vocabulary)
+
+    Raises:
+        ValueError: if width is not a multiple of heads.
     """
 
-    def __init__(self, *, vocabulary, width, depth, heads, context, qk_norm=False, generator):
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        width: int,
+        depth: int,
+        heads: int,
+        context: int,
+        qk_norm: bool = False,
+        generator: torch.Generator,
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
@@ -83,8 +101,8 @@ class Transformer(nn.Module):
         self._initialize(depth, generator)
 
     @torch.no_grad()
-    def _initialize(self, depth, generator):
-        """GPT-2's scheme: normal weights of deviation 0.02, those that write to the residual stream scaled down."""
+    def _initialize(self, depth: int, generator: torch.Generator) -> None:
+        """Use GPT-2's initialization: normal with standard deviation 0.02, less for weights that write to the residual stream."""
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
@@ -92,6 +110,6 @@ class Transformer(nn.Module):
                 writes = name.endswith(("out.weight", "mlp.2.weight"))
                 parameter.normal_(0.0, 0.02 / math.sqrt(2 * depth) if writes else 0.02, generator=generator)
 
-    def forward(self, tokens):
+    def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens) + self.position[: tokens.shape[1]]
         return self.head(self.norm(self.blocks(x)))

@@ -1,4 +1,4 @@
-"""k-Adam as a drop-in torch optimizer (arXiv 2411.05746: normalize the update again, k times)."""
+"""k-Adam as a drop-in torch optimizer (arXiv 2411.05746): Adam's normalization applied k times."""
 
 from ctadam.optim.arithmetic import kadam_update_, stage_, unsmoothed_update_
 from ctadam.optim.kadam import KAdam, StabilityWarning

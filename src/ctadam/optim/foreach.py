@@ -35,8 +35,14 @@ def foreach_step(
         def pick(tensors: list[Tensor], indices: Sequence[int] = indices) -> list[Tensor]:
             return [tensors[i] for i in indices]
 
-        exp_avgs_here, exp_avg_sqs_here = ([pick(m) for m in stages] for stages in (exp_avgs, exp_avg_sqs))
-        _step_alike(members, pick(grads), exp_avgs_here, exp_avg_sqs_here, pick(steps), **options)
+        _step_alike(
+            members,
+            pick(grads),
+            [pick(stage) for stage in exp_avgs],
+            [pick(stage) for stage in exp_avg_sqs],
+            pick(steps),
+            **options,
+        )
 
 
 def _reals(tensors: list[Tensor]) -> list[Tensor]:

@@ -1,33 +1,37 @@
-"""Everything a step does to an element in one kernel, compiled by Inductor: each byte of state is touched once.
+"""Fused implementation of a step: one Inductor kernel per step that reads and writes every byte of state once.
 
-One kernel of variable length serves all parameters, so it is compiled once and not once for each shape. It is launched
-for each large parameter on its own memory; small parameters, for which a launch would cost more than the arithmetic,
-are packed: their averages are views of common buffers, their values and gradients are copied in and out.
+One kernel of dynamic length serves all parameters, so it is compiled once instead of once per shape. A large parameter is
+updated in its own memory. A small parameter would cost more to launch than to compute, so small parameters are packed:
+their averages are views of common buffers, and their values and gradients are copied in and out.
 
-Decays, learning rate, decay and step count reach the kernel as one small tensor, so nothing recompiles when they change.
+Betas, learning rate, weight decay and step count are passed as one small tensor, so changing them recompiles nothing.
 """
 
 import operator
 import types
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ctadam.optim.arithmetic import average_, bias_corrections
+from ctadam.optim.arithmetic import Scalar, average_, bias_corrections
 from ctadam.optim.plain import as_real, plain_step
 
-#: Parameters of at most this many elements are packed.
+#: Parameters with at most this many elements are packed.
 PACKED_NUMEL = 16384
-#: The kernel is compiled on an example so long that Inductor decides to run it on all threads.
+#: Length of the example that the kernel is compiled on; long enough for Inductor to use all threads.
 EXAMPLE_NUMEL = 1 << 20
 
 
-def _kernel(param, grad, averages, numbers, *, maximize, guarded):
-    """One step of 1-D tensors of one length; `numbers` is what `_numbers` makes.
+def _kernel(
+    param: Tensor, grad: Tensor, averages: list[Tensor], numbers: Tensor, *, maximize: bool, guarded: bool
+) -> None:
+    """Perform one step on 1-D tensors of one length; `numbers` comes from `_numbers`.
 
-    The bias corrections are folded into one factor of √v and one of ε, so that a stage costs one root and one division.
+    The bias corrections are folded into one factor of √v and one of ε, so a stage needs one root and one division.
     """
     dtype = averages[0].dtype
     update = grad.to(dtype)
@@ -45,14 +49,26 @@ def _kernel(param, grad, averages, numbers, *, maximize, guarded):
     param.copy_(param.to(dtype) * kept - update * step_size)
 
 
-def _numbers(step, *, stages, lr, eps, weight_decay, dtype, device):
-    """The kernel's numbers, a 1-D tensor; computed as floats, unless step, lr or decays are tensors (capturable)."""
+def _numbers(
+    step: Scalar,
+    *,
+    stages: Sequence[tuple[Scalar, Scalar]],
+    lr: Scalar,
+    eps: float,
+    weight_decay: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Return the kernel's numbers as a 1-D tensor.
+
+    They are computed as floats unless step, lr or betas are tensors (capturable).
+    """
     numbers = [1 - lr * weight_decay, lr]
     for beta1, beta2 in stages:
         correction1, correction2_sqrt = bias_corrections(step, beta1=beta1, beta2=beta2)
         numbers += [1 - beta1, beta2, 1 - beta2, correction1 / correction2_sqrt, eps * correction1]
     if any(isinstance(number, Tensor) for number in numbers):
-        # A number is filled in by a kernel: copied, it would wait for the device, and a graph could not be captured.
+        # `full` fills a number in with a kernel. A copy would synchronize and prevent graph capture.
         return torch.stack(
             [
                 number.to(device, dtype)
@@ -63,21 +79,28 @@ def _numbers(step, *, stages, lr, eps, weight_decay, dtype, device):
         )
     tensor = torch.tensor(numbers, dtype=dtype)
     if device.type == "cuda":
-        tensor = tensor.pin_memory()  # or the copy would wait for the device
+        tensor = tensor.pin_memory()  # otherwise the copy synchronizes
     return tensor.to(device, non_blocking=True)
 
 
 @cache
-def compiled_kernel(k, dtypes, device, maximize, guarded):
-    """(kernel, None), or (None, the reason) where it cannot be compiled; tried once for each kind in a process.
+def compiled_kernel(
+    k: int,
+    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype],
+    device: torch.device,
+    maximize: bool,
+    guarded: bool,
+) -> tuple[Callable[..., None] | None, str | None]:
+    """Return ``(kernel, None)``, or ``(None, reason)`` if compilation fails; each variant is compiled once per process.
 
     Args:
         k: number of stages.
-        dtypes: (of the parameter, of the gradient, of the state), real.
-        device: torch.device.
-        maximize, guarded: constants of the kernel; `guarded` defines 0/0 as 0.
+        dtypes: real dtypes of the parameter, the gradient and the state.
+        device: device of the tensors.
+        maximize: ascend instead of descend; a constant of the kernel.
+        guarded: define 0/0 as 0; a constant of the kernel.
     """
-    # Dynamo keeps what it compiled with the code object and gives up after a few variants: one code object for each.
+    # Dynamo caches per code object and gives up after a few variants, so each variant gets its own code object.
     fresh = types.FunctionType(_kernel.__code__.replace(), _kernel.__globals__, "kadam", None, _kernel.__closure__)
     fresh.__kwdefaults__ = {"maximize": maximize, "guarded": guarded}
     kernel = torch.compile(fresh, fullgraph=True, dynamic=True, options={"cpp.dynamic_threads": True})
@@ -94,28 +117,38 @@ def compiled_kernel(k, dtypes, device, maximize, guarded):
             state,
             numbers,
         )
-    except Exception as error:  # whatever a missing or broken compiler raises
-        # Not the error itself: its traceback would keep the example alive.
+    except Exception as error:  # a missing or broken compiler can raise anything
+        # Keep only the text: the error's traceback would keep the example alive.
         return None, f"{type(error).__name__}: {error}".strip().splitlines()[0]
     return kernel, None
 
 
-def _real_dtype(dtype):
-    """The dtype of the kernel's numbers: at least float32, because 1 − beta2 = 0.001 is no bfloat16."""
+def _real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the kernel's numbers, at least float32: bfloat16 cannot represent 1 − beta2 = 0.001 precisely."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def fused_step(plan, grads, *, stages, lr, eps, weight_decay, maximize, tensor_steps):
-    """Takes one step of the parameters that `plan` was made for, in place; options as in `plain.plain_step`.
+def fused_step(
+    plan: "Plan",
+    grads: list[Tensor],
+    *,
+    stages: Sequence[tuple[Scalar, Scalar]],
+    lr: Scalar,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    tensor_steps: bool,
+) -> str | None:
+    """Perform one step on the plan's parameters, in place; options as in `ctadam.optim.plain.plain_step`.
 
     Returns:
-        None, or the reason if a kernel could not be compiled; the parameters have then taken the plain path.
+        None, or the reason why a kernel could not be compiled. Its parameters have then taken the plain path.
     """
-    options = {"stages": stages, "lr": lr, "eps": eps, "weight_decay": weight_decay}
+    options: dict[str, Any] = {"stages": stages, "lr": lr, "eps": eps, "weight_decay": weight_decay}
     if not tensor_steps:
         options["lr"] = float(lr)
         options["stages"] = [(float(beta1), float(beta2)) for beta1, beta2 in stages]
-    known = {}  # parameters with one step count share their numbers
+    known: dict[Any, Tensor] = {}  # parameters with the same step count share their numbers
     error = None
     plainly = list(plan.others)
     launches = []
@@ -137,7 +170,7 @@ def fused_step(plan, grads, *, stages, lr, eps, weight_decay, maximize, tensor_s
             if not tensor_steps:
                 known[count, dtype, device] = numbers
         launches.append((unit, kernel, flat_param, flat_grad, numbers))
-    # All at the end: a large kernel empties the caches, and what Python does between two of them then waits for memory.
+    # Launch everything at the end: a large kernel evicts the caches, and Python code between two kernels waits for memory.
     for unit, kernel, flat_param, flat_grad, numbers in launches:
         kernel(flat_param, flat_grad, unit.averages, numbers)
         unit.store(plan.params)
@@ -157,15 +190,15 @@ def fused_step(plan, grads, *, stages, lr, eps, weight_decay, maximize, tensor_s
 
 
 class Plan:
-    """Which parameters of a group are packed and which are launched alone: good while the same tensors come back.
+    """Division of a group's parameters into packed and separate ones, valid while the same tensors come back.
 
     Args:
-        group: the optimizer's parameter group.
-        state: the optimizer's state.
-        tensors: (params, grads, exp_avgs, exp_avg_sqs, steps) of those parameters that have a gradient.
+        group: parameter group of the optimizer.
+        state: state of the optimizer.
+        tensors: (params, grads, exp_avgs, exp_avg_sqs, steps) of the parameters that have a gradient.
     """
 
-    def __init__(self, group, state, tensors):
+    def __init__(self, group: dict[str, Any], state: dict[Any, Any], tensors: tuple[Any, ...]) -> None:
         self.params, grads, self.exp_avgs, self.exp_avg_sqs, self.steps = tensors
         self._group = list(group["params"])
         self._with_grad = [param.grad is not None for param in self._group]
@@ -176,13 +209,13 @@ class Plan:
         self._tensors = list(chain.from_iterable(map(self._entries, self._mine)))
         self._k = group["k"]
 
-        self.units = []
-        self.others = []  # neither packed nor dense in memory: left to the plain path
-        packs = {}
+        self.units: list[_Alone | _Pack] = []
+        self.others: list[int] = []  # neither packed nor dense in memory: left to the plain path
+        packs: dict[Any, list[Any]] = {}
         for index, (param, grad, entry) in enumerate(zip(self.params, grads, self._mine, strict=True)):
             step, *averages = self._entries(entry)
             if param.numel() <= PACKED_NUMEL and not group["capturable"]:
-                # Of one step count, because the bias corrections are one number for the whole pack.
+                # A pack has one step count because all its parameters share the bias corrections.
                 key = param.device, param.dtype, grad.dtype, averages[0].dtype, step.dtype, step.item()
                 packs.setdefault(key, []).append((index, param, grad, step, averages))
             elif as_real(param).numel() < 2 or (order := _memory_order(as_real(param))) is None:
@@ -191,11 +224,11 @@ class Plan:
                 self.units.append(_Alone(index, param, step, averages, order))
         self.units += [_Pack(members) for members in packs.values()]
 
-    def grads(self, group, state):
-        """The gradients of `self.params`, or None if anything is not as it was when the plan was made.
+    def grads(self, group: dict[str, Any], state: dict[Any, Any]) -> list[Tensor] | None:
+        """Return the gradients of `self.params`, or None if anything changed since the plan was made.
 
-        This stands in for collecting parameters and state anew, which for many small parameters costs as much as the
-        step: everything is compared by identity, in C.
+        This replaces collecting parameters and state again, which for many small parameters costs as much as the step. All
+        comparisons are by identity, in C.
         """
         grads = [param.grad for param in group["params"]]
         try:
@@ -213,78 +246,78 @@ class Plan:
         return grads if fits and not any(grad.is_sparse for grad in grads) else None
 
 
-def _same(new, old):
+def _same(new: Collection[Any], old: Collection[Any]) -> bool:
     return len(new) == len(old) and all(map(operator.is_, new, old))
 
 
-def _memory_order(tensor):
-    """The dimensions from the outermost in memory to the innermost, or None if the tensor has gaps or overlaps."""
+def _memory_order(tensor: Tensor) -> list[int] | None:
+    """Return the dimensions from outermost to innermost in memory, or None if the tensor has gaps or overlaps."""
     order = sorted(range(tensor.dim()), key=lambda d: (tensor.stride(d), tensor.size(d)), reverse=True)
     return order if tensor.permute(order).is_contiguous() else None
 
 
 class _Alone:
-    """A parameter that is launched on its own memory."""
+    """A parameter that is updated in its own memory."""
 
-    def __init__(self, index, param, step, averages, order):
+    def __init__(self, index: int, param: Tensor, step: Tensor, averages: list[Tensor], order: list[int]) -> None:
         self.indices = [index]
         self.step = step
         self._order = None if order == sorted(order) else order
         for average in averages:
-            if average.stride() != param.stride():  # a state dict may bring another layout
+            if average.stride() != param.stride():  # a state dict may have another layout
                 average.data = torch.empty_like(param, dtype=average.dtype).copy_(average)
         self.averages = [self._flat(average) for average in averages]
 
-    def _flat(self, tensor):
+    def _flat(self, tensor: Tensor) -> Tensor:
         tensor = as_real(tensor)
         return (tensor if self._order is None else tensor.permute(self._order)).view(-1)
 
-    def fits(self):
+    def fits(self) -> bool:
         return True
 
-    def count(self):
+    def count(self) -> float:
         return self.step.item()
 
-    def load(self, params, grads):
+    def load(self, params: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, Tensor]:
         param, grad = params[self.indices[0]], grads[self.indices[0]]
         if grad.stride() != param.stride():
             grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
         return self._flat(param), self._flat(grad)
 
-    def store(self, params):
+    def store(self, params: list[Tensor]) -> None:
         pass
 
 
 class _Pack:
-    """Small parameters of one kind and step count; their averages and steps become views of common buffers."""
+    """Small parameters with the same dtypes, device and step count; their averages and steps become views of common buffers."""
 
-    def __init__(self, members):
+    def __init__(self, members: list[tuple[int, Tensor, Tensor, Tensor, list[Tensor]]]) -> None:
         self.indices, params, grads, steps, averages = zip(*members, strict=True)
         self._param, self._params = _packed(params)
         self._grad, self._grads = _packed(grads)
         self.step = _moved(steps)[: len(steps)]
         self.averages = [_moved(tensors) for tensors in zip(*averages, strict=True)]
 
-    def fits(self):
+    def fits(self) -> bool:
         return bool((self.step == self.step[0]).all())
 
-    def count(self):
+    def count(self) -> float:
         return self.step[0].item()
 
-    def load(self, params, grads):
+    def load(self, params: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, Tensor]:
         torch._foreach_copy_(self._params, [params[index] for index in self.indices])
         torch._foreach_copy_(self._grads, [grads[index] for index in self.indices])
         return self._param, self._grad
 
-    def store(self, params):
+    def store(self, params: list[Tensor]) -> None:
         torch._foreach_copy_([params[index] for index in self.indices], self._params)
 
 
-def _packed(tensors):
-    """A 1-D real buffer of zeros for all elements of `tensors`, and views of it shaped like them."""
+def _packed(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Return a 1-D real buffer of zeros for all elements of `tensors`, and views of it with their shapes."""
     reals = [as_real(tensor) for tensor in tensors]
     sizes = [real.numel() for real in reals]
-    # Rounded up: full vectors, and never so short (0, 1) that it would be compiled anew.
+    # Round up to whole vectors; lengths 0 and 1 would recompile.
     buffer = torch.zeros(-(-max(sum(sizes), 1) // 64) * 64, dtype=reals[0].dtype, device=reals[0].device)
     parts = buffer[: sum(sizes)].split(sizes)
     views = [part.view(real.shape) for part, real in zip(parts, reals, strict=True)]
@@ -293,8 +326,8 @@ def _packed(tensors):
     return buffer, views
 
 
-def _moved(tensors):
-    """Moves the memory of `tensors` into one buffer, which is returned; they stay the objects that they are."""
+def _moved(tensors: Sequence[Tensor]) -> Tensor:
+    """Move the memory of `tensors` into one buffer and return the buffer; the tensor objects stay the same."""
     buffer, views = _packed(tensors)
     torch._foreach_copy_(views, list(tensors))
     for tensor, view in zip(tensors, views, strict=True):

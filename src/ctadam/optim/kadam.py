@@ -1,16 +1,19 @@
-"""KAdam: k-Adam with torch's optimizer interface.
+"""KAdam: k-Adam as a ``torch.optim.Optimizer``.
 
-What a step computes is in `ctadam.optim.arithmetic`; here are validation, state, and the ways to run it.
+The update rule is in `ctadam.optim.arithmetic`. This module validates options, holds state and selects an implementation.
 """
 
 import math
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import (
     Optimizer,
+    ParamsT,
     _default_to_fused_or_foreach,
     _get_scalar_dtype,
     _to_scalar,
@@ -18,9 +21,10 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
+from ctadam.optim.arithmetic import Scalar
 from ctadam.optim.foreach import foreach_step
 from ctadam.optim.fused import PACKED_NUMEL, Plan, fused_step
-from ctadam.optim.plain import plain_step
+from ctadam.optim.plain import UpdateHook, plain_step
 from ctadam.optim.stages import check_betas, check_stages, resolve
 from ctadam.theory.stability import growth_rate, nearest_stable_beta2, stability_coefficient
 
@@ -30,44 +34,49 @@ class StabilityWarning(UserWarning):
 
 
 class KAdam(Optimizer):
-    """k-Adam: Adam's normalization applied k times in a row (Gould & Tanaka, arXiv 2411.05746, "k-Adam").
+    """Implements k-Adam, which applies Adam's normalization k times (arXiv 2411.05746, k-Adam).
 
-    u⁽⁰⁾ = g; stage i = 1 … k averages u⁽ⁱ⁻¹⁾ and its square with decays (γ_i, β_i) and divides, as Adam does with the
-    gradient, to give u⁽ⁱ⁾; then θ ← θ − lr · (weight_decay · θ + u⁽ᵏ⁾). k = 1 is ``torch.optim.AdamW`` (Adam without
-    decay), bit for bit on the default path in float32, float64 and bfloat16. The paper's γ is ``beta1`` and its β is
-    ``beta2``: its pair (β, γ) is torch's ``betas`` in the opposite order.
+    With u⁽⁰⁾ = g, stage i = 1 … k computes::
+
+        m⁽ⁱ⁾ ← γ_i m⁽ⁱ⁾ + (1−γ_i) u⁽ⁱ⁻¹⁾
+        v⁽ⁱ⁾ ← β_i v⁽ⁱ⁾ + (1−β_i) (u⁽ⁱ⁻¹⁾)²
+        u⁽ⁱ⁾ = m̂⁽ⁱ⁾ / (√v̂⁽ⁱ⁾ + ε)            m̂, v̂ bias-corrected
+
+    and the step is θ ← θ − lr · (weight_decay · θ + u⁽ᵏ⁾). With k = 1 this is ``torch.optim.AdamW``, bit for bit on the
+    default path in float32, float64 and bfloat16. The paper's γ is ``beta1`` and its β is ``beta2``, so its pair (β, γ) is
+    torch's ``betas`` in the opposite order.
 
     Args:
-        params: iterable of parameters, of named parameters, or of dicts that define parameter groups; any of the
-            options below can differ between groups.
-        lr: learning rate ≥ 0; float, or 1-element tensor.
-        betas: base pair (beta1, beta2), floats (or 1-element tensors) in [0, 1), from which `stages` makes the stages'.
-        eps: added to the root in every stage, ≥ 0. With 0, and wherever it is too small to change a zero of the
-            state's dtype, the update is 0 where the root is 0.
-        weight_decay: decoupled (AdamW's), ≥ 0.
-        k: number of stages, each with two averages: the state has 2k numbers for each parameter.
-        stages: ``"naive"``, ``"exp"``, ``"inverse-exp"``, ``"uniform"`` (see `ctadam.optim.stage_betas`), or a sequence
-            of k pairs (beta1, beta2), which makes `betas` irrelevant.
+        params: iterable of parameters, named parameters, or dicts that define parameter groups. Groups can override every
+            option below.
+        lr: learning rate, ≥ 0; a float or a 1-element tensor.
+        betas: base pair (beta1, beta2) from which `stages` computes each stage's pair; floats in [0, 1) or 1-element tensors.
+        eps: term added to the root in every stage, ≥ 0. If it is 0 or underflows in the state's dtype, the update is 0
+            wherever the root is 0.
+        weight_decay: decoupled weight decay, as in AdamW, ≥ 0.
+        k: number of stages. Each has two averages, so the state holds 2k values per parameter element.
+        stages: strategy ``"naive"``, ``"exp"``, ``"inverse-exp"`` or ``"uniform"`` (see `ctadam.optim.stage_betas`), or a
+            sequence of k pairs (beta1, beta2) that replaces `betas`.
         maximize: ascend instead of descend.
-        foreach: use torch's multi-tensor kernels. None chooses as torch does (on CUDA), and takes them for many small
-            parameters on the CPU, where they are faster and give the same bits.
-        capturable: keep the step count in a tensor beside the parameters, for graph capture. Works on the CPU too.
-        differentiable: let autograd through the step.
-        fused: one kernel for everything, compiled when it is first needed; where that fails, a warning and the
-            plain path. The results are those of the plain path up to rounding.
-        state_dtype: dtype of the averages, at least as precise as the parameters', e.g. ``torch.float64``: gradients
-            are cast up, the update is computed in it, and the new parameter is rounded once. None: the parameters'.
+        foreach: use torch's multi-tensor kernels. None chooses as torch does on CUDA. On the CPU, None uses them for many
+            small parameters, where they are faster and give the same bits.
+        capturable: keep the step count on the parameters' device, for graph capture. Also works on the CPU.
+        differentiable: let autograd run through the step.
+        fused: use one compiled kernel for the whole step. If compilation fails, warn and use the plain path. Results differ
+            from the plain path by rounding only.
+        state_dtype: dtype of the averages, such as ``torch.float64``; at least as precise as the parameters'. Gradients are
+            cast to it, the update is computed in it, and the new parameter is rounded once. None uses the parameters' dtype.
 
-    State of a parameter: ``step`` (0-dim), and ``exp_avg_{i}`` and ``exp_avg_sq_{i}``, i = 1 … k, shaped like it.
+    The state of a parameter is ``step`` (0-dim) and, for i = 1 … k, ``exp_avg_{i}`` and ``exp_avg_sq_{i}`` of its shape.
 
     Raises:
-        ValueError: an option out of its range, with its value; `state_dtype` less precise than a parameter.
-        TypeError: k is not an integer.
-        RuntimeError: fused with foreach or differentiable.
+        ValueError: if an option is out of range or `state_dtype` is less precise than a parameter.
+        TypeError: if k is not an integer.
+        RuntimeError: if fused is combined with foreach or differentiable.
 
     Warns:
-        StabilityWarning: once, when the last stage's betas are outside the stable region C > 0 (section 3 of the
-            paper): its bound on the update holds for whatever the stages before it do, so it alone decides.
+        StabilityWarning: once, if the last stage's betas are outside the stable region C > 0 (section 3 of the paper). The
+            bound on the update holds for any input of the last stage, so the earlier stages do not matter.
 
     Example:
         >>> model = torch.nn.Linear(3, 1)
@@ -78,21 +87,21 @@ class KAdam(Optimizer):
 
     def __init__(
         self,
-        params,
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=0.0,
+        params: ParamsT,
+        lr: Scalar = 1e-3,
+        betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
         *,
-        k=2,
-        stages="inverse-exp",
-        maximize=False,
-        foreach=None,
-        capturable=False,
-        differentiable=False,
-        fused=None,
-        state_dtype=None,
-    ):
+        k: int = 2,
+        stages: str | Sequence[tuple[Scalar, Scalar]] = "inverse-exp",
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+    ) -> None:
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -108,21 +117,21 @@ class KAdam(Optimizer):
             "state_dtype": state_dtype,
         }
         self._init_unsaved()
-        self._warned_unstable = True  # not yet: below, where the caller's line is at a known depth
+        self._warned_unstable = True  # warn below, where the caller's line is at a known stack depth
         super().__init__(params, self._checked(defaults))
         self._warned_unstable = False
         for group in self.param_groups:
             self._warn_if_unstable(group)
 
-    def _init_unsaved(self):
-        """What neither pickles nor copies keep."""
-        self._update_hooks = OrderedDict()
-        self._plans = {}
+    def _init_unsaved(self) -> None:
+        """Initialize what pickles and copies do not keep."""
+        self._update_hooks: OrderedDict[int, UpdateHook] = OrderedDict()
+        self._plans: dict[int, Plan] = {}
         self._warned_fused = False
 
     @staticmethod
-    def _checked(options):
-        """`options` in normal form, or torch's error for the first one that is not valid."""
+    def _checked(options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options in normal form, or raise torch's error for the first invalid one."""
         lr, betas = options["lr"], options["betas"]
         if isinstance(lr, Tensor):
             if options["foreach"] and not options["capturable"]:
@@ -152,11 +161,12 @@ class KAdam(Optimizer):
             "stages": check_stages(options["stages"], options["k"]),
         }
 
-    def add_param_group(self, param_group):
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; see ``torch.optim.Optimizer.add_param_group``."""
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         checked = self._checked({**self.defaults, **param_group})
-        # Only what the group says itself in normal form; torch fills in the defaults.
+        # Pass on only the group's own options; torch fills in the defaults.
         super().add_param_group({name: checked[name] for name in param_group})
         group = self.param_groups[-1]
         try:
@@ -167,7 +177,7 @@ class KAdam(Optimizer):
             raise
         self._warn_if_unstable(group)
 
-    def _warn_if_unstable(self, group):
+    def _warn_if_unstable(self, group: dict[str, Any]) -> None:
         if self._warned_unstable:
             return
         last = resolve(group["stages"], group["k"], group["betas"])[-1]
@@ -190,13 +200,13 @@ class KAdam(Optimizer):
             stacklevel=3,
         )
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_update_hooks" not in self.__dict__:
             self._init_unsaved()
-            self._warned_unstable = True  # whoever made the original has been told
+            self._warned_unstable = True  # the original already warned
         for group in self.param_groups:
-            # Options that did not exist when an older state dict was written.
+            # Older state dicts lack newer options.
             for name in ("k", "stages", "maximize", "foreach", "capturable", "differentiable", "fused", "state_dtype"):
                 group.setdefault(name, self.defaults[name])
             for param in group["params"]:
@@ -204,15 +214,16 @@ class KAdam(Optimizer):
                 if step is not None and not isinstance(step, Tensor):
                     self.state[param]["step"] = _new_step(param, group, value=float(step))
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the optimizer state; averages keep the precision of `state_dtype`."""
         loaded = {}
 
         def remember(optimizer, state_dict):
             loaded.update(state_dict)
 
         def restore(optimizer):
-            # torch has cast the averages to the parameter's dtype: they are taken from the source again where that
-            # lost digits. And it puts the step counts of fused groups beside the parameters.
+            # torch casts averages to the parameter's dtype: where that loses digits, take them from the source again.
+            # It also moves the step counts of fused groups to the parameters' device.
             saved = [index for group in loaded["param_groups"] for index in group["params"]]
             params = [(param, group) for group in optimizer.param_groups for param in group["params"]]
             for index, (param, group) in zip(saved, params, strict=True):
@@ -227,7 +238,7 @@ class KAdam(Optimizer):
                 if not group["capturable"] and "step" in state:
                     state["step"] = state["step"].to("cpu")
 
-        # As hooks, so that they see what the user's own hooks leave behind (last), and these see the result (first).
+        # Hooks run after the user's pre-hooks (last) and before the user's post-hooks (first).
         last = self.register_load_state_dict_pre_hook(remember)
         first = self.register_load_state_dict_post_hook(restore, prepend=True)
         try:
@@ -236,30 +247,32 @@ class KAdam(Optimizer):
             last.remove()
             first.remove()
 
-    def register_update_hook(self, hook):
-        """Registers ``hook(param, update)``, called for each parameter in each step, just before its update is applied.
+    def register_update_hook(self, hook: UpdateHook) -> RemovableHandle:
+        """Register ``hook(param, update)``, which every step calls for each parameter before applying its update.
 
-        ``update`` is the last stage's u⁽ᵏ⁾ (arXiv 2411.05746: what multiplies −lr), bias-corrected, before the learning
-        rate and without the weight decay, shaped like the parameter, in the state's dtype. It is valid during the call
-        only, and writing to it changes nothing. Without a hook it is not computed.
+        ``update`` is u⁽ᵏ⁾, which multiplies −lr in arXiv 2411.05746: bias-corrected, before the learning rate and without weight
+        decay. It has the parameter's shape and the state's dtype. It is valid only during the call, and writing to it has no
+        effect. Without a hook it is not computed.
 
         Returns:
-            torch.utils.hooks.RemovableHandle: ``handle.remove()`` takes the hook out again.
+            torch.utils.hooks.RemovableHandle: a handle whose ``remove()`` removes the hook.
 
         Raises:
-            RuntimeError: a parameter group has ``fused=True``, which never forms the update in memory.
+            RuntimeError: if a parameter group has ``fused=True``, which never forms the update in memory.
         """
         if any(group["fused"] for group in self.param_groups):
-            raise RuntimeError("`fused` does not support update hooks: the update is never in memory")
+            raise RuntimeError("`fused` does not support update hooks: it never forms the update in memory")
         handle = RemovableHandle(self._update_hooks)
         self._update_hooks[handle.id] = hook
         return handle
 
-    def _gather(self, group):
-        """The group's parameters that have a gradient, with their state, which is created for those without."""
+    def _gather(
+        self, group: dict[str, Any]
+    ) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]], list[list[Tensor]], list[Tensor]]:
+        """Return (params, grads, exp_avgs, exp_avg_sqs, steps) of the parameters with a gradient; create missing state."""
         params, grads, steps = [], [], []
-        exp_avgs = [[] for _ in range(group["k"])]
-        exp_avg_sqs = [[] for _ in range(group["k"])]
+        exp_avgs: list[list[Tensor]] = [[] for _ in range(group["k"])]
+        exp_avg_sqs: list[list[Tensor]] = [[] for _ in range(group["k"])]
         for param in group["params"]:
             if param.grad is None:
                 continue
@@ -273,11 +286,11 @@ class KAdam(Optimizer):
                     for key in (f"exp_avg_{i}", f"exp_avg_sq_{i}"):
                         state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
             elif f"exp_avg_{group['k']}" not in state or f"exp_avg_{group['k'] + 1}" in state:
-                raise RuntimeError(f"the optimizer's state was not made with k={group['k']}: it has {sorted(state)}")
+                raise RuntimeError(f"the optimizer's state was not created with k={group['k']}: it has {sorted(state)}")
             if group["differentiable"]:
                 if state["step"].requires_grad:
                     raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
-                # Autograd keeps what a step computes with, so each step works on averages of its own.
+                # Autograd saves the averages that a step uses, so each step works on copies.
                 for key in state:
                     if key != "step":
                         state[key] = state[key].clone()
@@ -289,22 +302,22 @@ class KAdam(Optimizer):
                 exp_avg_sqs[i].append(state[f"exp_avg_sq_{i + 1}"])
         return params, grads, exp_avgs, exp_avg_sqs, steps
 
-    def _call_update_hooks(self, param, update):
+    def _call_update_hooks(self, param: Tensor, update: Tensor) -> None:
         for hook in list(self._update_hooks.values()):
             hook(param, update)
 
     @_use_grad_for_differentiable
-    def step(self, closure=None):
-        """Performs a single optimization step.
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Perform a single optimization step.
 
         Args:
-            closure (Callable, optional): reevaluates the model and returns the loss.
+            closure (Callable, optional): A closure that reevaluates the model and returns the loss.
 
         Returns:
-            what `closure` returns, or None.
+            The result of `closure`, or None.
 
         Raises:
-            RuntimeError: a sparse gradient, or state that was made with another k.
+            RuntimeError: if a gradient is sparse or the state was created with another k.
         """
         self._check_graph_capture()
         loss = None
@@ -329,14 +342,14 @@ class KAdam(Optimizer):
                 run(*tensors, **options, on_update=self._call_update_hooks if self._update_hooks else None)
         return loss
 
-    @torch.compiler.disable  # inside a compiled step it brings its own kernel
-    def _fused(self, number, group, options):
-        """One step of a group, on the fused path."""
+    @torch.compiler.disable  # a compiled step uses the kernel as it is
+    def _fused(self, number: int, group: dict[str, Any], options: dict[str, Any]) -> None:
+        """Perform one step of a group on the fused path."""
         if self._update_hooks:
-            raise RuntimeError("`fused` does not support update hooks: the update is never in memory")
+            raise RuntimeError("`fused` does not support update hooks: it never forms the update in memory")
         plan = self._plans.get(number)
         grads = None if plan is None else plan.grads(group, self.state)
-        if grads is None:
+        if plan is None or grads is None:
             tensors = self._gather(group)
             self._plans[number] = plan = Plan(group, self.state, tensors)
             grads = tensors[1]
@@ -344,11 +357,11 @@ class KAdam(Optimizer):
         if error is not None and not self._warned_fused:
             self._warned_fused = True
             warnings.warn(
-                f"`fused=True` could not compile its kernel and takes the plain path instead: {error}", stacklevel=4
+                f"`fused=True` could not compile its kernel and uses the plain path instead: {error}", stacklevel=4
             )
 
-    def _takes_foreach(self, group, params):
-        """Whether a group takes the multi-tensor path: as asked, else as torch decides for its own optimizers."""
+    def _takes_foreach(self, group: dict[str, Any], params: list[Tensor]) -> bool:
+        """Return whether a group takes the multi-tensor path: as requested, or as torch's own optimizers would choose."""
         foreach = group["foreach"]
         tensor_lr = isinstance(group["lr"], Tensor) and not group["capturable"]
         if foreach is None and group["fused"] is None:
@@ -356,24 +369,24 @@ class KAdam(Optimizer):
             foreach = (foreach or _many_small(params, group["state_dtype"])) and not tensor_lr
         if foreach and tensor_lr:
             raise RuntimeError("lr as a Tensor is not supported for capturable=False and foreach=True")
-        # The multi-tensor kernels take decays as numbers only, and autograd does not see through them.
+        # The multi-tensor kernels take betas as numbers only, and autograd does not support them.
         return foreach and not group["differentiable"] and not isinstance(_first_beta(group), Tensor)
 
-    def _check_graph_capture(self):
-        # torch renamed it between the versions that are supported; the old name warns where the new one exists.
+    def _check_graph_capture(self) -> None:
+        # torch renamed this check between supported versions; the old name warns where the new one exists.
         check = getattr(self, "_accelerator_graph_capture_health_check", None)
         (check or self._cuda_graph_capture_health_check)()
 
 
-def _is_finite_and_not_negative(value):
+def _is_finite_and_not_negative(value: Any) -> bool:
     value = value.detach() if isinstance(value, Tensor) else value
     return bool(value >= 0.0) and math.isfinite(value)  # NaN fails the first
 
 
-def _many_small(params, state_dtype):
-    """Whether Python's cost for each parameter decides: many small ones on the CPU.
+def _many_small(params: list[Tensor], state_dtype: torch.dtype | None) -> bool:
+    """Return whether Python's overhead per parameter dominates: many small parameters on the CPU.
 
-    There the multi-tensor path is the faster one, its copies are small, and its bits are the plain path's.
+    There the multi-tensor path is faster, its copies are small, and its bits are the plain path's.
     """
     return (
         len(params) >= 8
@@ -383,20 +396,20 @@ def _many_small(params, state_dtype):
     )
 
 
-def _first_beta(group):
-    """Tells of all of them: a pair is both floats or both tensors."""
+def _first_beta(group: dict[str, Any]) -> Scalar:
+    """Return beta1 of the first pair; its type is that of all betas, because a pair is both floats or both tensors."""
     return (group["betas"] if isinstance(group["stages"], str) else group["stages"][0])[0]
 
 
-def _new_step(param, group, value=0.0):
-    # On the CPU unless a graph is to be captured: reading it there costs no synchronisation.
+def _new_step(param: Tensor, group: dict[str, Any], value: float = 0.0) -> Tensor:
+    # On the CPU unless capturable, because reading it there needs no synchronization.
     if group["capturable"]:
         return torch.tensor(value, dtype=torch.float32, device=param.device)
     return torch.tensor(value, dtype=_get_scalar_dtype(), device="cpu")
 
 
-def _state_dtype(param, state_dtype):
-    """The dtype of the averages of `param`: complex like it, at least as precise as it."""
+def _state_dtype(param: Tensor, state_dtype: torch.dtype | None) -> torch.dtype:
+    """Return the dtype of the averages of `param`: complex if it is complex, and at least as precise."""
     if state_dtype is None:
         return param.dtype
     dtype = state_dtype.to_complex() if param.is_complex() else state_dtype
