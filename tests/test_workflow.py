@@ -291,7 +291,7 @@ TRAINED_BY_TRAINER = set(EXPERIMENTS) - {"quadratic", "tightness", "trajectory"}
         ("experiments/tightness/runs.py", {"train_tightness"}),
         ("experiments/k_sweep/runs.py", {"train_k_sweep", "train_baselines"}),
         (
-            "training/peers.py",
+            "training/torch_optimizers.py",
             {f"train_{name}" for name in EXPERIMENTS} - {"train_quadratic", "train_tightness", "train_trajectory"},
         ),
         ("optim/fused.py", set()),

@@ -1,6 +1,6 @@
-"""Artifact of *Continuous-Time Analysis of Adaptive Optimization and Normalization* (arXiv 2411.05746)."""
+"""Reproducibility artifact of *Continuous-Time Analysis of Adaptive Optimization and Normalization* (arXiv 2411.05746)."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctadam.optim import KAdam, stage_betas
@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 __all__ = ["KAdam", "__version__", "stage_betas"]
 
 
-def __getattr__(name):
-    # Loaded on demand: whoever only asks whether their betas are stable should not wait for torch.
+def __getattr__(name: str) -> Any:
+    # Import on demand, so that `ctadam stability` does not wait for torch.
     if name in ("KAdam", "stage_betas"):
         from ctadam import optim
 

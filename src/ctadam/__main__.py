@@ -1,4 +1,4 @@
-"""``python -m ctadam`` is ``ctadam``."""
+"""Run the command line as ``python -m ctadam``."""
 
 import sys
 

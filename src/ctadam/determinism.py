@@ -1,4 +1,4 @@
-"""The one place where everything that could make two runs differ is pinned, and said in the provenance."""
+"""Determinism settings of a process, and the choice of its device."""
 
 import fcntl
 import logging
@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -15,23 +15,23 @@ log = logging.getLogger("ctadam")
 _held: list[TextIO] = []  # open lock files, kept until the process ends
 
 
-def pin(*, threads):
-    """Pin deterministic algorithms, full float32 products and the number of threads for this process.
+def pin(*, threads: int) -> dict[str, Any]:
+    """Set deterministic algorithms, full float32 precision and the number of threads for this process.
 
-    The number of threads belongs to a result: it decides the order in which sums are taken on a CPU. Seeds are not
-    set here, because every run draws from generators of its own.
+    The number of threads affects results, because it decides the order of sums on a CPU. Seeds are not set here; every run has
+    its own generators.
 
     Args:
-        threads: CPU threads torch may use, at least 1.
+        threads: CPU threads that torch may use, at least 1.
 
     Returns:
-        dict of what was set, for the provenance.
+        The settings, for provenance records.
     """
-    # cuBLAS reads this when its first handle is made, so it must precede any CUDA work.
+    # cuBLAS reads this when it creates its first handle, so set it before any CUDA work.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # No more than a help to find uses of unwritten memory, at the cost of writing all memory once more.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    # Filling only helps to find reads of unwritten memory, and costs one more write of all memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -39,17 +39,20 @@ def pin(*, threads):
     return {"deterministic_algorithms": True, "tf32": False, "threads": threads}
 
 
-def pick_device(name="auto"):
-    """``auto`` is CUDA where there is one, else the CPU; any other name is torch's.
+def pick_device(name: str = "auto") -> torch.device:
+    """Return a device; ``auto`` selects CUDA if available and the CPU otherwise.
+
+    Args:
+        name: ``"auto"`` or a device name of torch.
 
     Raises:
-        ValueError: a device that torch does not know or that this machine does not have.
+        ValueError: if torch does not know the device or this machine does not have it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        # Which of several GPUs it will be is not decided here: trying the first would leave a context on it.
+        # With several GPUs, `claim_gpu` chooses later; a test here would leave a context on the first.
         if device.type != "cuda" or device.index is not None or torch.cuda.device_count() < 2:
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -57,14 +60,15 @@ def pick_device(name="auto"):
     return device
 
 
-def claim_gpu(device):
-    """One of several GPUs for this process alone, so that jobs that run at the same time do not meet on the first.
+def claim_gpu(device: torch.device) -> torch.device:
+    """Return one of several GPUs for this process alone, so that concurrent jobs do not share the first one.
 
-    Each job locks the first one that no other job of the user has locked; the lock ends with the process, which gets the same
-    one if it asks again. A device with an index, and a machine that shows one GPU (as a batch system does), are left as they are.
+    Each job locks the first GPU that no other job of the user has locked. The lock ends with the process, and a process that
+    asks again gets the same GPU. A device with an index and a machine with one visible GPU (as in a batch system) are returned
+    unchanged.
 
     Args:
-        device: as `pick_device` gives it.
+        device: result of `pick_device`.
     """
     if device.type != "cuda" or device.index is not None or torch.cuda.device_count() < 2:
         return device

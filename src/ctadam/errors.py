@@ -1,5 +1,5 @@
-"""The error that ends a command with one line instead of a traceback."""
+"""The error that ends a command with a one-line message instead of a traceback."""
 
 
 class ArtifactError(Exception):
-    """Something the user can put right: a bad parameter, a missing or damaged file. The message says how."""
+    """An error that the user can fix, such as an invalid parameter or a missing or damaged file; the message says how."""

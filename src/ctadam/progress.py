@@ -1,6 +1,6 @@
-"""How a long command tells where it is: one line every few seconds, with rate and time left, to terminal and log alike.
+"""Progress of long commands: one log line every few seconds with rate and time left.
 
-Lines instead of a bar, because several training jobs share one terminal under Snakemake.
+Lines are used instead of a bar because several training jobs share one terminal under Snakemake.
 """
 
 import logging
@@ -12,23 +12,25 @@ log = logging.getLogger("ctadam")
 
 
 class Progress:
-    """Count work done and say so every ``every`` seconds, and at the end.
+    """Count finished work and log it every ``every`` seconds and at the end.
 
     Args:
-        label: what is being done, the start of every line.
-        total: how many units in all.
-        unit: their name.
+        label: start of every line; what is being done.
+        total: total number of units.
+        unit: name of a unit.
+        every: seconds between lines.
     """
 
-    def __init__(self, label, total, *, unit, every=5.0):
+    def __init__(self, label: str, total: int, *, unit: str, every: float = 5.0) -> None:
         self.label, self.total, self.unit, self.every = label, total, unit, every
         self.done, self.start = 0, time.monotonic()
-        self.said = self.start
+        self.last_logged = self.start
 
-    def advance(self, amount):
+    def advance(self, amount: int) -> None:
+        """Add ``amount`` finished units."""
         self.done += amount
         now = time.monotonic()
-        if now - self.said >= self.every or self.done >= self.total:
-            self.said = now
+        if now - self.last_logged >= self.every or self.done >= self.total:
+            self.last_logged = now
             meter = tqdm.format_meter(self.done, self.total, now - self.start, ncols=100, ascii=" =", unit=self.unit)
             log.info("%s %s", self.label, meter)

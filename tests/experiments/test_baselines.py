@@ -13,7 +13,7 @@ from ctadam.experiments.baselines import runs as baselines
 from ctadam.experiments.k_sweep import runs as stages
 from ctadam.experiments.k_sweep.measure import differences, measure
 from ctadam.optim import KAdam, stage_betas
-from ctadam.training.peers import PEERS
+from ctadam.training.torch_optimizers import TORCH_OPTIMIZERS
 
 
 @pytest.mark.parametrize("scale", config.SCALES)
@@ -130,7 +130,9 @@ def test_bytes_are_those_of_the_state():
         if changes.get("optimizer") == "unsmoothed":
             kept = 3  # m, v and w
         else:
-            kind, options = PEERS[changes["optimizer"]] if "optimizer" in changes else (KAdam, lambda _: {"k": 2})
+            kind, options = (
+                TORCH_OPTIMIZERS[changes["optimizer"]] if "optimizer" in changes else (KAdam, lambda _: {"k": 2})
+            )
             optimizer = kind([leaf], lr=1e-3, **options(point))
             optimizer.step()
             kept = sum(s.numel() == 1000 for s in optimizer.state[leaf].values() if torch.is_tensor(s))

@@ -14,8 +14,8 @@ from ctadam.models.transformer import Transformer
 from ctadam.optim import stage_betas
 from ctadam.training import chunk_size, classification, language, train
 from ctadam.training.ensemble import generators
-from ctadam.training.peers import PEERS
 from ctadam.training.stack import Layout, StackedKAdam
+from ctadam.training.torch_optimizers import TORCH_OPTIMIZERS
 
 SHAPE = {"width": 8, "depth": 2, "heads": 2, "context": 8}
 BATCH = 4
@@ -271,7 +271,7 @@ class Decayed:
 
     def __init__(self, parameters, point):
         self.parameters, self.keep = list(parameters), 1 - point.lr * point.weight_decay
-        kind, options = PEERS[point.optimizer]
+        kind, options = TORCH_OPTIMIZERS[point.optimizer]
         self.optimizer = kind(self.parameters, lr=point.lr, weight_decay=0.0, **options(point._asdict()))
 
     def zero_grad(self):
@@ -285,7 +285,7 @@ class Decayed:
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
 def test_torchs_own_optimizers_in_an_ensemble(name, chunk):
     """Each row is that optimizer by hand, and the run alone; a diverged one touches no other."""
     task = classes(perceptron)
@@ -307,7 +307,7 @@ def test_the_decoupled_decay_is_torchs_own(name):
     """Where torch decouples it too, its ``weight_decay`` gives the same run."""
 
     def own(parameters, point):
-        kind, options = PEERS[name]
+        kind, options = TORCH_OPTIMIZERS[name]
         decoupled = {} if name == "adamw" else {"decoupled_weight_decay": True}
         return kind(parameters, lr=point.lr, weight_decay=point.weight_decay, **options(point._asdict()), **decoupled)
 

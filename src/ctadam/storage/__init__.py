@@ -1,1 +1,1 @@
-"""Results on disk: tables, provenance, hashes and the list of what is shipped."""
+"""Files of results: tables, provenance, hashes and the manifest of what is shipped."""

@@ -1,8 +1,8 @@
-"""The trees of results, and the list of what is shipped.
+"""The trees of results and the manifest of shipped files.
 
-Results lie in one of three trees. ``results/cached/<scale>`` is shipped: runs and all that is derived from them, written only
-by `ctadam.artifact.promote`. ``results/redrawn/<scale>`` holds tables derived again from the shipped runs, and no runs of its
-own. ``results/fresh/<scale>`` is the user's. Figures have the same trees in ``paper_figures``.
+``results/cached/<scale>`` is shipped: raw runs and everything derived from them, written only by `ctadam.artifact.promote`.
+``results/redrawn/<scale>`` holds tables derived again from the shipped runs, and no runs. ``results/fresh/<scale>`` belongs
+to the user. ``paper_figures`` has the same trees.
 """
 
 import re
@@ -10,33 +10,33 @@ from pathlib import Path
 
 from ctadam.errors import ArtifactError
 
-#: List of a shipped directory's raw runs with their digests, in the form that ``sha256sum -c`` reads.
+#: File in a shipped directory that lists its raw runs and their sha256, in the format of ``sha256sum -c``.
 MANIFEST = "SHA256SUMS"
 
 
-def root():
-    """The artifact's top directory: the current directory or one above it, else the checkout this package lies in.
+def root() -> Path:
+    """Return the artifact's top directory: the working directory, one of its parents, or the checkout of this package.
 
     Raises:
-        ArtifactError: neither holds ``workflow/config``.
+        ArtifactError: if none of them contains ``workflow/config``.
     """
     here = Path.cwd()
     for directory in (here, *here.parents, Path(__file__).resolve().parents[3]):
         if (directory / "workflow" / "config").is_dir():
             return directory
-    raise ArtifactError("no workflow/config here or above: run this in a checkout of the artifact")
+    raise ArtifactError("no workflow/config in this directory or above: run this in a checkout of the artifact")
 
 
-def _in_tree(path, tree):
-    """Whether a path is ``results/<tree>/<scale>`` or ``paper_figures/<tree>/<scale>``."""
+def _in_tree(path: str | Path, tree: str) -> bool:
+    """Return whether a path is ``results/<tree>/<scale>`` or ``paper_figures/<tree>/<scale>``."""
     above = Path(path).absolute().parent
     return above.name == tree and above.parent.name in ("results", "paper_figures")
 
 
-def runs_directory(results):
-    """Return the directory that holds the raw runs of some results: the shipped one for a redrawn tree, else ``results``.
+def runs_directory(results: str | Path) -> Path:
+    """Return the directory of the raw runs of some results: the shipped one for a redrawn tree, otherwise ``results``.
 
-    A redrawn tree may lie outside the checkout (``snakemake --directory``); its runs are those of the checkout then.
+    If a redrawn tree lies outside the checkout (``snakemake --directory``), its runs are the checkout's.
     """
     results = Path(results)
     if not _in_tree(results, "redrawn"):
@@ -45,18 +45,18 @@ def runs_directory(results):
     return beside if beside.is_dir() else root() / "results" / "cached" / results.name
 
 
-def refuse_shipped(directory):
-    """Raise an `ArtifactError` if a directory is a shipped one, which only `ctadam.artifact.promote` writes."""
+def refuse_shipped(directory: str | Path) -> None:
+    """Raise an `ArtifactError` if a directory is a shipped one, which only `ctadam.artifact.promote` may write."""
     if _in_tree(directory, "cached"):
         other = "/".join("redrawn" if part == "cached" else part for part in Path(directory).parts[-3:])
-        raise ArtifactError(f"{directory} is shipped, and only `ctadam promote` writes there: name {other}")
+        raise ArtifactError(f"{directory} is shipped, and only `ctadam promote` writes there: use {other} instead")
 
 
-def read_manifest(directory):
-    """``{relative path: sha256}`` of the raw runs shipped in a directory.
+def read_manifest(directory: str | Path) -> dict[str, str]:
+    """Return ``{relative path: sha256}`` of the raw runs shipped in a directory.
 
     Raises:
-        ArtifactError: there is no manifest, or a line of it cannot be read.
+        ArtifactError: if the manifest is missing or unreadable.
     """
     path = Path(directory) / MANIFEST
     try:
@@ -77,7 +77,7 @@ def read_manifest(directory):
     return entries
 
 
-def repair_hint(path, otherwise="run it again"):
-    """How to get an undamaged file back: from git where it was shipped, else by running again."""
+def repair_hint(path: str | Path, otherwise: str = "run it again") -> str:
+    """Return how to repair a file: restore it from git if it is shipped, otherwise ``otherwise``."""
     shipped = any(_in_tree(directory, "cached") for directory in (path, *Path(path).absolute().parents))
     return f"restore it with `git checkout -- {path}`" if shipped else otherwise

@@ -1,12 +1,14 @@
-"""Raw runs on disk: ``<results>/<experiment>/shard-<i>-of-<n>.parquet``, each with its provenance beside it; and the tables
-derived from them, each with a record of what it was made from.
+"""Read raw runs and derived tables, and check them against their records.
 
-Every later stage reads through here, so that no stage works on half of the runs, on damaged ones, or on a table that was
-edited or belongs to other runs. In a shipped directory the manifest is asked too.
+Raw runs are ``<results>/<experiment>/shard-<i>-of-<n>.parquet``, each with its provenance beside it. Derived tables have a
+record of what they were made from. Every later stage reads through this module, so none works on incomplete or damaged runs,
+or on a table that was edited or belongs to other runs. In a shipped directory the manifest is checked too.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -17,42 +19,42 @@ from ctadam.storage.manifest import MANIFEST, read_manifest, repair_hint, runs_d
 from ctadam.storage.provenance import provenance_path, read_provenance, sha256
 from ctadam.storage.tables import sort_rows
 
-#: Derived tables of an experiment, and the commands that make them.
+#: The derived tables of an experiment and the commands that make them.
 DERIVED = {"predictions": "predict", "measurements": "measure"}
-#: What identifies a row of a raw table: those of these columns that it has.
+#: Columns that identify a row of a raw table, as far as it has them.
 ROW_KEYS = ("run", "step", "record", "optimizer", "weight", "lag")
 _SHARD = re.compile(r"shard-(\d+)-of-(\d+)\.parquet")
 
 
-def _run(results, experiment):
+def _run(results: str | Path, experiment: str) -> str:
     return f"`ctadam run {experiment} --out {results}`"
 
 
-def shard_path(directory, shard, shards):
-    """Path of one shard's table, shards counted from 1."""
+def shard_path(directory: str | Path, shard: int, shards: int) -> Path:
+    """Return the path of one shard's table; shards are counted from 1."""
     return Path(directory) / f"shard-{shard}-of-{shards}.parquet"
 
 
-def shard_paths(results, experiment):
-    """The shards of one experiment, all there.
+def shard_paths(results: str | Path, experiment: str) -> list[Path]:
+    """Return the paths of all shards of an experiment.
 
     Raises:
-        ArtifactError: there is none, one is missing, or shards of different divisions lie together.
+        ArtifactError: if there are none, one is missing, or shards of different divisions are mixed.
     """
     directory = runs_directory(results) / experiment
-    found = {}
+    by_division: dict[int, dict[int, Path]] = {}
     for path in directory.glob("shard-*.parquet"):
         match = _SHARD.fullmatch(path.name)
         if match:
-            found.setdefault(int(match[2]), {})[int(match[1])] = path
-    if not found:
+            by_division.setdefault(int(match[2]), {})[int(match[1])] = path
+    if not by_division:
         raise ArtifactError(
             f"no runs in {directory}: {repair_hint(directory, f'make them with {_run(results, experiment)}')}"
         )
-    if len(found) > 1:
-        divisions = ", ".join(map(str, sorted(found)))
+    if len(by_division) > 1:
+        divisions = ", ".join(map(str, sorted(by_division)))
         raise ArtifactError(f"{directory} holds shards of several divisions ({divisions}): delete all but one of them")
-    shards, paths = found.popitem()
+    shards, paths = by_division.popitem()
     missing = [i for i in range(1, shards + 1) if i not in paths]
     if missing:
         path = shard_path(directory, missing[0], shards)
@@ -60,22 +62,22 @@ def shard_paths(results, experiment):
     return [paths[i] for i in range(1, shards + 1)]
 
 
-def checked_shards(results, experiment):
-    """``{path: provenance}`` of an experiment's shards, after all that can be wrong with their bytes was looked at.
+def checked_shards(results: str | Path, experiment: str) -> dict[Path, dict[str, Any]]:
+    """Return ``{path: provenance}`` of an experiment's shards after checking their bytes.
 
     Raises:
-        ArtifactError: a shard is missing, is not what its provenance or the manifest speaks of, was made for another
-            place, or with other parameters than its neighbours.
+        ArtifactError: if a shard is missing, differs from its provenance or the manifest, belongs to another place, or was
+            made with other parameters than the first shard.
     """
     results = runs_directory(results)
     manifest = read_manifest(results) if (results / MANIFEST).exists() else None
-    records = {}
+    records: dict[Path, dict[str, Any]] = {}
     for path in shard_paths(results, experiment):
         record = _checked_record(path, "provenance", repair_hint(provenance_path(path)), repair_hint(path))
         if manifest is not None:
             _check_listed(results, path, record["sha256"], manifest)
             _check_listed(results, provenance_path(path), sha256(provenance_path(path)), manifest)
-        # A file that was renamed or copied from elsewhere would be read as runs that it does not hold.
+        # A renamed or copied file would be read as other runs than it holds.
         for key, value in (("file", path.name), ("experiment", experiment)):
             if record.get(key, value) != value:
                 raise ArtifactError(
@@ -90,8 +92,15 @@ def checked_shards(results, experiment):
     return records
 
 
-def _checked_record(path, what, unreadable, other):
-    """The record beside a table, whose sha256 is the table's; the last two say what to do if it cannot be read, or is not."""
+def _checked_record(path: Path, what: str, unreadable: str, other: str) -> dict[str, Any]:
+    """Return the record beside a table after comparing its sha256 with the table's.
+
+    Args:
+        path: the table.
+        what: what the record is called in messages.
+        unreadable: advice if the record cannot be read.
+        other: advice if the sha256 differs.
+    """
     try:
         record = read_provenance(path)
     except ArtifactError as error:
@@ -101,7 +110,7 @@ def _checked_record(path, what, unreadable, other):
     return record
 
 
-def _check_listed(results, path, digest, manifest):
+def _check_listed(results: Path, path: Path, digest: str, manifest: Mapping[str, str]) -> None:
     name = path.relative_to(results).as_posix()
     if name not in manifest:
         raise ArtifactError(f"{path} is not in {results / MANIFEST}: delete it, or ship it with `ctadam promote`")
@@ -111,32 +120,33 @@ def _check_listed(results, path, digest, manifest):
         )
 
 
-def read_runs(results, experiment, columns=None):
-    """All runs of one experiment, sorted by `ROW_KEYS`.
+def read_runs(results: str | Path, experiment: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return all runs of an experiment, sorted by `ROW_KEYS`.
 
     Args:
         results: directory of one scale, such as ``results/cached/laptop``.
-        experiment: its name.
-        columns: the columns wanted; all if None.
+        experiment: name of the experiment.
+        columns: columns to read; all if None.
 
     Raises:
-        ArtifactError: missing, damaged or mixed shards, a table without a wanted column, or two rows with the same keys.
+        ArtifactError: if a shard is missing, damaged or mixed, a column is missing, or two rows have the same keys.
     """
-    tables, known = [], None
+    tables: list[pd.DataFrame] = []
+    known: list[str] = []
     for path in checked_shards(results, experiment):
         try:
             names = pq.read_schema(path).names
-            # Laid one under the other, a column that only some have would be empty for the rest, and nobody would see it.
+            # `concat` would silently fill a column that some shards lack.
             known = known or names
-            lacking = (set(known) | set(columns or ())) - set(names)
-            if lacking:
+            missing = (set(known) | set(columns or ())) - set(names)
+            if missing:
                 raise ArtifactError(
-                    f"{path} lacks the column(s) {', '.join(sorted(lacking))}: it was made by other code; {repair_hint(path)}"
+                    f"{path} lacks the column(s) {', '.join(sorted(missing))}: it was made by other code; {repair_hint(path)}"
                 )
             if len(names) > len(known):
                 raise ArtifactError(
-                    f"{path} has column(s) that other shards lack ({', '.join(sorted(set(names) - set(known)))}): they "
-                    f"were made by different code; {repair_hint(path)}"
+                    f"{path} has column(s) that other shards lack ({', '.join(sorted(set(names) - set(known)))}): the "
+                    f"shards were made by different code; {repair_hint(path)}"
                 )
             keys = [key for key in ROW_KEYS if key in names]
             tables.append(
@@ -153,43 +163,43 @@ def read_runs(results, experiment, columns=None):
     return table if columns is None else table[list(columns)]
 
 
-def without_lists(table):
-    """The table with its lists (columns of several pairs of betas, say) as text, so that they can be compared and counted."""
+def without_lists(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with lists (such as several pairs of betas) as text, so that they can be compared and counted."""
 
-    def text(value):
+    def text(value: Any) -> str:
         return value if isinstance(value, str) or not hasattr(value, "__len__") else repr([float(x) for x in value])
 
-    lists = [name for name, values in table.items() if pd.api.types.is_object_dtype(values)]
+    lists = [str(name) for name, values in table.items() if pd.api.types.is_object_dtype(values)]
     return table.assign(**{name: table[name].map(text) for name in lists})
 
 
-def sources(results, experiment, *tables):
-    """``{name: sha256}`` of an experiment's raw runs and of those of its derived tables that are named, all checked."""
+def sources(results: str | Path, experiment: str, *tables: str) -> dict[str, str]:
+    """Return ``{name: sha256}`` of an experiment's raw runs and of the named derived tables, after checking all of them."""
     results = Path(results)
     raw = {
         f"{experiment}/{path.name}": record["sha256"] for path, record in checked_shards(results, experiment).items()
     }
-    found = dict(raw)
+    derived = {}
     for table in tables:
         name = f"{experiment}/{table}.csv"
-        found[name] = check_derived(results / name, raw, _how(results, experiment, table))
-    return found
+        derived[name] = check_derived(results / name, raw, _how(results, experiment, table))
+    return raw | derived
 
 
-def _how(results, experiment, table):
+def _how(results: str | Path, experiment: str, table: str) -> str:
     return f"`ctadam {DERIVED[table]} {experiment} {results}`"
 
 
-def check_derived(path, made_from, how):
-    """The sha256 of a derived table, after it was compared with its record, and the record with what is there now.
+def check_derived(path: str | Path, made_from: Mapping[str, str], how: str) -> str:
+    """Return the sha256 of a derived table after comparing it with its record, and the record with the current sources.
 
     Args:
         path: the table.
-        made_from: ``{name: sha256}`` as it should be.
-        how: the command that makes the table.
+        made_from: ``{name: sha256}`` of the current sources.
+        how: the command that makes the table, for messages.
 
     Raises:
-        ArtifactError: it is missing, was edited, or was made from something else.
+        ArtifactError: if the table is missing, was edited, or was made from other sources.
     """
     path = Path(path)
     if not path.exists():
@@ -201,11 +211,11 @@ def check_derived(path, made_from, how):
     return record["sha256"]
 
 
-def read_csv(results, experiment, name):
-    """A derived table (``predictions`` or ``measurements``) of one experiment.
+def read_csv(results: str | Path, experiment: str, name: str) -> pd.DataFrame:
+    """Return a derived table (``predictions`` or ``measurements``) of an experiment.
 
     Raises:
-        ArtifactError: it is missing, was edited, or was made from other runs; or the runs are damaged.
+        ArtifactError: if it is missing, was edited or was made from other runs, or if the runs are damaged.
     """
     path = Path(results) / experiment / f"{name}.csv"
     check_derived(path, sources(results, experiment), _how(results, experiment, name))

@@ -1,4 +1,4 @@
-"""Training: a table of points in, a tidy table of what happened at every step out."""
+"""Train many runs at once: a table with one row per run in, a tidy table with one row per step out."""
 
 from ctadam.training.ensemble import chunk_size, train
 from ctadam.training.tasks import Task, classification, images, language

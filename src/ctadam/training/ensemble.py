@@ -1,35 +1,43 @@
-"""Train a model once per point, many points at a time, and record at every step what the paper's section 3 speaks of.
+"""Train a model once per run, many runs at a time, and record every step (arXiv 2411.05746, section 3).
 
-Each run draws its initial weights and its batches from generators seeded by its own ``seed``: two points with the same
-seed start alike and see the same data in the same order, and a run does not depend on the runs beside it.
+Each run draws its initial weights and batches from generators seeded by its own ``seed``. Runs with the same seed start
+alike and see the same data in the same order. A run does not depend on the runs trained together with it.
 
-The runs of a chunk are rows of one tensor. With one run a chunk the gradient is autograd's; with more it is that of all
-runs at once (`torch.func`). Which is faster is a matter of model and device: see `chunk_size` and docs/ensemble.md.
+The runs of a chunk are rows of one tensor. A chunk of one run uses autograd; a larger chunk computes all gradients at once
+with `torch.func`. Which is faster depends on model and device; see `chunk_size` and docs/ensemble.md.
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from ctadam.optim import stage_betas
 from ctadam.training.counting import META, Counter, memory_of
-from ctadam.training.peers import PEERS, StackedPeer
 from ctadam.training.stack import Layout, StackedKAdam, StackedUnsmoothed
+from ctadam.training.tasks import Task
+from ctadam.training.torch_optimizers import TORCH_OPTIMIZERS, StackedTorchOptimizer
 
-#: Columns a table of points must have; any other column is carried through to the result.
+#: Required columns of a table of runs. Other columns are copied to the result.
 POINT_COLUMNS = ("run", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dtype", "seed", "steps")
-#: What they may have besides, and what stands for a column that is not there: k-Adam's stages; the norm to which a run's
-#: gradient is clipped; or another optimizer. Of the variant with the unsmoothed second normalization and of torch's own,
-#: ``k`` and ``stages`` are not read. ``precision``: that of the forward and backward pass.
-OPTIONAL_COLUMNS = {"k": 1, "stages": "inverse-exp", "clip": math.inf, "optimizer": "kadam", "precision": "float32"}
-OPTIMIZERS = ("kadam", "unsmoothed", *PEERS)
+#: Optional columns and their defaults. ``k`` and ``stages`` are used by ``kadam`` only. ``clip`` is the norm to which the
+#: gradient is clipped. ``precision`` is that of the forward and backward pass.
+OPTIONAL_COLUMNS: dict[str, Any] = {
+    "k": 1,
+    "stages": "inverse-exp",
+    "clip": math.inf,
+    "optimizer": "kadam",
+    "precision": "float32",
+}
+OPTIMIZERS = ("kadam", "unsmoothed", *TORCH_OPTIMIZERS)
 STATE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
-#: Of bfloat16 only what torch's autocast takes for safe; parameters and gradients stay float32.
+#: bfloat16 is applied by torch's autocast; parameters and gradients stay float32.
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 #: On a CPU, the runs of a chunk may together have this many parameters and numbers put out by layers: beyond it, what one
@@ -41,8 +49,8 @@ LARGEST_CHUNK, CONVOLUTIONS_CHUNK = 64, 8
 MEMORY_SHARE = 0.5
 
 
-def generators(seed):
-    """Independent generators for the initial weights and for the batches of one run."""
+def generators(seed: int) -> list[torch.Generator]:
+    """Return independent generators for the initial weights and for the batches of a run."""
     return [torch.Generator().manual_seed(int(s)) for s in np.random.SeedSequence(int(seed)).generate_state(2)]
 
 
@@ -93,33 +101,43 @@ def chunk_size(task, device):
 
 
 class _Recorder:
-    """Per-step records, kept on the device: nothing in a step waits for it, and the optimizer's state is not read."""
+    """Per-step records on the device. No step waits for the device, and the optimizer's state is not read."""
 
-    def __init__(self, layout, start, steps, watch, which, seeds, lr, scored=False):
+    def __init__(
+        self,
+        layout: Layout,
+        start: Tensor,
+        steps: int,
+        watch: Mapping[str, int],
+        which: Tensor,
+        seeds: int,
+        lr: Sequence[float],
+        scored: bool = False,
+    ) -> None:
         device, runs = start.device, len(start)
         self.layout, self.start, self.which = layout, start, which
         self.names = [name.removesuffix(".weight") for name in layout.shapes]
         lengths = [shape[0] if shape else 1 for shape in layout.shapes.values()]
-        #: The rows of all tensors, one after the other; where each tensor's begin.
+        #: Index of each tensor's first row among the rows of all tensors.
         self.first = np.concatenate([[0], np.cumsum(lengths)])
         self.lr = torch.tensor(lr, dtype=torch.float64, device=device)
         position = {name: i for i, name in enumerate(layout.shapes)}
         self.watch = {position[name]: part for name, part in watch.items()}
         self.last_seen = torch.full((seeds, int(self.first[-1])), -1, device=device)
         self.integers = torch.full((steps, 2, runs), -1, dtype=torch.int64, device=device)
-        #: The last are what the tests give: their loss, and the score where there is one.
+        #: The last columns are the test loss, and the score if there is one.
         self.numbers = torch.full((steps, 7 if scored else 6, runs), math.nan, dtype=torch.float64, device=device)
         self.step = -1
 
-    def see(self, step, batch):
-        """Take note of a step's tokens: a batch for each seed."""
+    def record(self, step: int, batch: tuple[Tensor, Tensor]) -> None:
+        """Record a step's tokens; ``batch`` has one batch per seed."""
         self.step = step
         for i, part in self.watch.items():
             rows = slice(self.first[i], self.first[i + 1])
             self.last_seen[:, rows].scatter_(1, batch[part].flatten(1), step)
 
-    def after_step(self, change, params, loss):
-        """Take note of −lr·u, which is overwritten, of the new parameters, and of the loss before the step."""
+    def after_step(self, change: Tensor, params: Tensor, loss: Tensor) -> None:
+        """Record −lr·u (which is overwritten), the new parameters, and the loss before the step."""
         change.abs_()
         rows = [
             change[:, place].view(len(change), shape[0] if shape else 1, -1).amax(-1)
@@ -135,69 +153,80 @@ class _Recorder:
         numbers[3] = torch.stack(torch.aminmax(params - self.start, dim=1)).abs_().amax(0)
         numbers[4] = loss
 
-    def test(self, values):
+    def test(self, values: Tensor) -> None:
+        """Record the test loss, and the score if there is one."""
         self.numbers[self.step, 5:] = values
 
-    def finite(self):
-        """Whether all is finite in each run up to this step. Waits for the device."""
+    def finite(self) -> np.ndarray:
+        """Return for each run whether all records up to this step are finite. Waits for the device."""
         return self.numbers[: self.step + 1, :5].isfinite().all(1).all(0).cpu().numpy()
 
-    def table(self, run):
-        """The records of one run as a tidy table, up to and with the first step that is not finite."""
+    def table(self, run: int) -> pd.DataFrame:
+        """Return the records of a run as a tidy table, up to and including the first step that is not finite."""
         numbers = self.numbers[: self.step + 1, :, run].cpu().numpy()
         integers = self.integers[: self.step + 1, :, run].cpu().numpy()
         bad = ~np.isfinite(numbers[:, :5]).all(1)
-        keep = int(bad.argmax()) + 1 if bad.any() else len(bad)
-        numbers, (row, unseen) = numbers[:keep], integers[:keep].T
-        holder = np.searchsorted(self.first, row, side="right") - 1
+        length = int(bad.argmax()) + 1 if bad.any() else len(bad)
+        numbers, (row, unseen) = numbers[:length], integers[:length].T
+        tensor = np.searchsorted(self.first, row, side="right") - 1
         score = {"test_score": numbers[:, 6]} if numbers.shape[1] > 6 else {}
         return pd.DataFrame(
             {
-                "step": np.arange(keep, dtype=np.int32),
+                "step": np.arange(length, dtype=np.int32),
                 "update_max": numbers[:, 0],
-                "update_tensor": np.array(self.names, dtype=object)[holder],
-                "update_row": (row - self.first[holder]).astype(np.int32),
-                "unseen": np.where(np.isin(holder, list(self.watch)), unseen, -1).astype(np.int32),
+                "update_tensor": np.array(self.names, dtype=object)[tensor],
+                "update_row": (row - self.first[tensor]).astype(np.int32),
+                "unseen": np.where(np.isin(tensor, list(self.watch)), unseen, -1).astype(np.int32),
                 "param_max": numbers[:, 1],
                 "param_norm": numbers[:, 2],
                 "displacement_max": numbers[:, 3],
                 "train_loss": numbers[:, 4],
                 "test_loss": numbers[:, 5],
                 **score,
-                "diverged_at": np.int32(keep - 1 if bad.any() else -1),
+                "diverged_at": np.int32(length - 1 if bad.any() else -1),
             }
         )
 
 
-def _clip(grads, most):
-    """Gradients scaled to a global norm of at most ``most``, run by run, as `torch.nn.utils.clip_grad_norm_` does it.
+def _clip(grads: list[Tensor], max_norm: Tensor) -> list[Tensor]:
+    """Scale the gradients of each run to a global norm of at most ``max_norm``, as `torch.nn.utils.clip_grad_norm_` does.
 
     Args:
         grads: list of tensors of shape (runs, ...).
-        most: shape (runs,); inf leaves a run as it is.
+        max_norm: shape (runs,); inf leaves a run unchanged.
     """
     norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads], 1)
-    # In torch's order, where a number over a tensor is the number times the reciprocal.
-    scale = ((torch.linalg.vector_norm(norms, dim=1) + 1e-6).reciprocal() * most).clamp(max=1.0)
-    scale = torch.where(most.isinf(), 1.0, scale)  # also where the norm is not finite
+    # torch divides a number by a tensor as the number times the reciprocal.
+    scale = ((torch.linalg.vector_norm(norms, dim=1) + 1e-6).reciprocal() * max_norm).clamp(max=1.0)
+    scale = torch.where(max_norm.isinf(), 1.0, scale)  # even if the norm is not finite
     return [grad * scale.view(-1, *[1] * (grad.dim() - 1)) for grad in grads]
 
 
 class _Gradient:
-    """Losses and gradients of a chunk, and its test losses: batched with `torch.func`, or autograd's for one run."""
+    """Losses, gradients and test losses of a chunk: batched with `torch.func`, or with autograd for one run."""
 
-    def __init__(self, task, model, layout, params, grad, clip, batched, autocast=None):
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        layout: Layout,
+        params: Tensor,
+        grad: Tensor,
+        clip: Tensor | None,
+        batched: bool,
+        autocast: torch.dtype | None = None,
+    ) -> None:
         self.clip = clip
         self.task, self.views, self.slots = task, layout.views(params), layout.views(grad)
 
-        # torch has no autocast for `meta`: there float32 is counted in its place.
+        # torch has no autocast for the meta device; float32 is counted instead.
         autocast = autocast if params.device != META else None
 
-        def loss(parameters, inputs, targets):
+        def loss(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
             with torch.autocast(params.device.type, autocast) if autocast else nullcontext():
                 return task.loss(functional_call(model, parameters, (inputs,)), targets)
 
-        def tests(parameters, inputs, targets):
+        def tests(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
             outputs = functional_call(model, parameters, (inputs,))
             return torch.stack([measure(outputs, targets) for measure in (task.loss, task.score) if measure])
 
@@ -207,37 +236,39 @@ class _Gradient:
             self.many = vmap(grad_and_value(loss))
             self.many_tests = vmap(tests, in_dims=(0, None, None), out_dims=1)
         else:
-            # Views of the row that autograd takes for leaves.
+            # Views of the row as autograd leaves.
             self.views = {name: view[0].requires_grad_() for name, view in self.views.items()}
 
-    def __call__(self, inputs, targets, which):
-        """Write the gradients where the optimizer reads them; the losses, shape (runs,)."""
+    def __call__(self, inputs: Tensor, targets: Tensor, which: Tensor) -> Tensor:
+        """Write the gradients to the tensor that the optimizer reads and return the losses, shape (runs,)."""
         if self.batched:
             grads, losses = self.many(self.views, inputs[which], targets[which])
-            found = [grads[name] for name in self.slots]
+            ordered = [grads[name] for name in self.slots]
         else:
             loss = self.one(self.views, inputs[0], targets[0])
-            found, losses = [g[None] for g in torch.autograd.grad(loss, list(self.views.values()))], loss.detach()
+            ordered, losses = [g[None] for g in torch.autograd.grad(loss, list(self.views.values()))], loss.detach()
         if self.clip is not None:
-            found = _clip(found, self.clip)
-        for slot, grad in zip(self.slots.values(), found, strict=True):
+            ordered = _clip(ordered, self.clip)
+        for slot, grad in zip(self.slots.values(), ordered, strict=True):
             slot.copy_(grad)
         return losses
 
     @torch.no_grad()
-    def test(self):
-        """Loss and score, shape (1 or 2, runs)."""
+    def test(self) -> Tensor:
+        """Return loss and score, shape (1 or 2, runs)."""
         tests = self.many_tests if self.batched else lambda *arguments: self.tests(*arguments)[:, None]
-        # One after the other: the order of a sum over a stack may depend on how many runs there are.
-        return sum(tests(self.views, x, y) for x, y in zip(*self.task.test, strict=True)) / len(self.task.test[0])
+        # Add one batch after another, because the order of a sum over a stack may depend on the number of runs.
+        total: Any = sum(tests(self.views, x, y) for x, y in zip(*self.task.test, strict=True))
+        return total / len(self.task.test[0])
 
 
-def _optimizer(points, params, state_dtype, steps):
-    """The optimizer of a chunk, on the rows of ``params``."""
+def _optimizer(points: pd.DataFrame, params: Tensor, state_dtype: torch.dtype, steps: int) -> Any:
+    """Return the optimizer of a chunk, which updates the rows of ``params``."""
     name = points["optimizer"].iloc[0]
-    if name in PEERS:
-        return StackedPeer(name, params, points.to_dict("records"))
-    common = {
+    if name in TORCH_OPTIMIZERS:
+        rows: Any = points.to_dict("records")
+        return StackedTorchOptimizer(name, params, rows)
+    common: dict[str, Any] = {
         "lr": points["lr"].tolist(),
         "weight_decay": points["weight_decay"].tolist(),
         "eps": points["eps"].tolist(),
@@ -252,54 +283,59 @@ def _optimizer(points, params, state_dtype, steps):
     return StackedKAdam(params, stages=stages, steps=steps, **common)
 
 
-def _train_chunk(points, task, device, batched, progress):
-    """The tables of one chunk's runs: rows that agree in optimizer, steps, state_dtype and precision, sorted by k, large to
-    small."""
+def _train_chunk(
+    points: pd.DataFrame, task: Task, device: torch.device, batched: bool, progress: Callable[[int], object]
+) -> list[pd.DataFrame]:
+    """Return one table per run of a chunk.
+
+    The runs must agree in optimizer, steps, state_dtype and precision, and be sorted by decreasing k.
+    """
     common = points.iloc[0]
     steps, state_dtype = int(common["steps"]), STATE_DTYPES[common["state_dtype"]]
-    seeds, which = np.unique(points["seed"], return_inverse=True)
+    seeds, inverse = np.unique(points["seed"], return_inverse=True)
     sources = [generators(seed) for seed in seeds]
     models = [task.build(weights) for weights, _ in sources]
     layout = Layout(models[0].named_parameters())
     start = torch.zeros((len(models), layout.width))
     for name, view in layout.views(start).items():
         view.copy_(torch.stack([model.get_parameter(name).detach() for model in models]))
-    start = start.to(device)[which]
+    start = start.to(device)[inverse]
     params = start.clone()
     grad = torch.zeros_like(params, dtype=state_dtype)
-    # Drawn beforehand, a few numbers a step, so that no step waits for a transfer.
-    draws = [torch.randint(task.examples, (steps, task.batch), generator=order) for _, order in sources]
-    draws = torch.stack(draws, 1).to(device)
-    which = torch.from_numpy(which).to(device)
+    # All batches are drawn beforehand (a few indices per step), so that no step waits for a transfer.
+    indices = [torch.randint(task.examples, (steps, task.batch), generator=order) for _, order in sources]
+    draws = torch.stack(indices, 1).to(device)
+    which = torch.from_numpy(inverse).to(device)
     optimizer = _optimizer(points, params, state_dtype, steps)
     recorder = _Recorder(
         layout, start, steps, task.watch, which, len(seeds), points["lr"].tolist(), task.score is not None
     )
-    clip = torch.tensor(points["clip"].to_numpy(), dtype=torch.float32)
-    clip = clip.to(device) if clip.isfinite().any() else None
+    norms = torch.tensor(points["clip"].to_numpy(), dtype=torch.float32)
+    clip = norms.to(device) if norms.isfinite().any() else None
     autocast = PRECISIONS[common["precision"]]
     gradient = _Gradient(task, models[0].to(device), layout, params, grad, clip, batched, autocast)
     for step in range(steps):
         batch = task.read(draws[step])
-        recorder.see(step, batch)
+        recorder.record(step, batch)
         losses = gradient(*batch, which)
         with torch.no_grad():
             recorder.after_step(optimizer.step(grad), params, losses)
         progress(len(points))
         if (step + 1) % task.test_every == 0 or step == steps - 1:
             recorder.test(gradient.test())
-            if not recorder.finite().any():  # the only place where a run waits for the device
+            if not recorder.finite().any():  # the only synchronization with the device
                 progress(len(points) * (steps - 1 - step))
                 break
     return [recorder.table(run) for run in range(len(points))]
 
 
-def _share(progress, own, trained):
-    """Progress without the copies that fill a chunk up: they are no work that was asked for."""
+def _share(progress: Callable[[int], object], own: int, trained: int) -> Callable[[int], object]:
+    """Return a progress callback that does not count the copies that fill up a chunk."""
     return lambda amount: progress(amount // trained * own)
 
 
-def _check(points):
+def _check(points: pd.DataFrame) -> None:
+    """Raise `ValueError` if the table of runs lacks a column or holds an invalid value."""
     missing = [c for c in POINT_COLUMNS if c not in points]
     if missing:
         raise ValueError(f"points lack the column(s) {', '.join(missing)}")
@@ -307,8 +343,8 @@ def _check(points):
         unknown = set(points[column]) - set(known)
         if unknown:
             raise ValueError(f"unknown {column} {unknown.pop()!r}; known: {', '.join(known)}")
-    if (points["optimizer"].isin(PEERS) & (points["state_dtype"] != "float32")).any():
-        raise ValueError("torch's optimizers keep their state in float32, as the parameters")
+    if (points["optimizer"].isin(TORCH_OPTIMIZERS) & (points["state_dtype"] != "float32")).any():
+        raise ValueError("torch's optimizers keep their state in float32, like the parameters")
     for column, good, rule in (
         ("lr", points["lr"] > 0, "above 0"),
         ("weight_decay", points["weight_decay"] >= 0, "at least 0"),
@@ -320,50 +356,59 @@ def _check(points):
             raise ValueError(f"Invalid {column}: {points[column][~good].iloc[0]} is not {rule}")
 
 
-def train(points, *, task, device, chunk=None, progress=lambda amount: None):
-    """Train the task's model once per point, with k-Adam or an optimizer of torch's, and record every step.
+def train(
+    points: pd.DataFrame,
+    *,
+    task: Task,
+    device: torch.device,
+    chunk: int | None = None,
+    progress: Callable[[int], object] = lambda amount: None,
+) -> pd.DataFrame:
+    """Train the task's model once per run and record every step.
 
-    The update recorded at step n = 0, 1, … is u_n of θ_{n+1} = θ_n − η(λθ_n + u_n); parameters are recorded after it. On
-    a CPU the result does not depend, to the last bit, on which points are trained together, if ``chunk`` is the same.
+    The update recorded at step n = 0, 1, … is u_n in θ_{n+1} = θ_n − η(λθ_n + u_n). Parameters are recorded after the step. On a
+    CPU with a fixed ``chunk``, the result does not depend on which runs are trained together, to the last bit.
 
     Args:
-        points: DataFrame, a row a run, with the columns `POINT_COLUMNS` (``beta1``, ``beta2`` are the paper's γ and β;
-            ``state_dtype`` is ``"float32"`` or ``"float64"``) and those of `OPTIONAL_COLUMNS` (see
-            `ctadam.optim.stage_betas`; ``clip``: global norm to which the gradient is clipped, inf for none;
-            ``optimizer``: one of `OPTIMIZERS`; ``precision``: ``"float32"``, or ``"bfloat16"`` for training losses and
-            gradients under `torch.autocast`, test losses in float32 all the same); further columns are carried through.
-        task: `Task`.
-        device: `torch.device`.
-        chunk: runs trained at a time; `chunk_size` by default.
-        progress: called with the steps done since the last call, counted over all runs.
+        points: one row per run, with the columns `POINT_COLUMNS` and optionally `OPTIONAL_COLUMNS`. Other columns are copied to
+            the result. ``beta1`` and ``beta2`` are the paper's γ and β. ``state_dtype`` is ``"float32"`` or ``"float64"``.
+            ``k`` and ``stages``: see `ctadam.optim.stage_betas`. ``clip`` is the global norm to which the gradient is clipped,
+            inf for none. ``optimizer`` is one of `OPTIMIZERS`. ``precision`` is ``"float32"``, or ``"bfloat16"`` for training
+            losses and gradients under `torch.autocast`; test losses are always float32.
+        task: the learning problem.
+        device: where to train.
+        chunk: number of runs trained together; `chunk_size` by default.
+        progress: called with the number of steps since the last call, summed over runs.
 
     Returns:
-        DataFrame, a row a step, sorted by run and step: the point's columns, and
+        DataFrame with one row per step, sorted by run and step. It has the run's columns and
 
-        - ``step``; ``update_max`` ‖u_n‖_∞; ``update_tensor``, ``update_row``: the tensor and the row (first index) that
-          hold it; ``unseen``: for a parameter that the task watches, steps since that row's token was last seen, n + 1
-          if never; −1 for others;
-        - ``param_max`` ‖θ‖_∞, ``param_norm`` ‖θ‖₂, ``displacement_max`` ‖θ − θ_0‖_∞;
-        - ``train_loss`` (before the step), ``test_loss`` (after it; NaN where not taken), in the task's unit; where the
-          task has a score, ``test_score``, taken with the test loss;
-        - ``diverged_at``: the first step at which something was not finite, the last row of its run; −1 if none.
+        - ``step``: step index n;
+        - ``update_max``: ‖u_n‖_∞;
+        - ``update_tensor``, ``update_row``: tensor and row (first index) with the largest update;
+        - ``unseen``: steps since the token of that row was last seen, n + 1 if never; −1 if the task does not watch the
+          tensor;
+        - ``param_max``, ``param_norm``, ``displacement_max``: ‖θ‖_∞, ‖θ‖₂, ‖θ − θ_0‖_∞;
+        - ``train_loss``: loss before the step, in the task's unit;
+        - ``test_loss``: loss after the step, NaN where not computed; with it ``test_score``, if the task has a score;
+        - ``diverged_at``: first step with a record that is not finite, which is the last row of its run; −1 if none.
 
     Raises:
-        ValueError: a missing column, an unknown state_dtype, or a value out of its range.
+        ValueError: if a column is missing or a value is invalid.
     """
     full = points.assign(**{c: value for c, value in OPTIONAL_COLUMNS.items() if c not in points})
     _check(full)
     chunk = chunk or chunk_size(task, device)
-    # On a CPU the kernel of batched convolutions changes with their number, so there the last chunk is filled up.
+    # On a CPU the kernel of batched convolutions depends on their number, so the last chunk is filled up with copies.
     fill = device.type == "cpu" and chunk > 1 and _has_convolutions(task.build(torch.Generator()))
-    tables = {}
+    tables: dict[Any, pd.DataFrame] = {}
     for _, group in full.groupby(["optimizer", "steps", "state_dtype", "precision"], sort=False):
         group = group.sort_values("k", ascending=False, kind="stable")
         for first in range(0, len(group), chunk):
             rows = group.iloc[first : first + chunk]
             trained = rows.iloc[np.minimum(np.arange(chunk), len(rows) - 1)] if fill else rows
-            made = _train_chunk(trained, task, device, chunk > 1, _share(progress, len(rows), len(trained)))
-            tables |= dict(zip(rows.index, made[: len(rows)], strict=True))
+            chunk_tables = _train_chunk(trained, task, device, chunk > 1, _share(progress, len(rows), len(trained)))
+            tables |= dict(zip(rows.index, chunk_tables[: len(rows)], strict=True))
     columns = [c for c in points if c != "steps"]
     parts = []
     for index, point in zip(points.index, points[columns].to_dict("records"), strict=True):

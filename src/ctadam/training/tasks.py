@@ -1,37 +1,38 @@
-"""What a run learns: a model, examples drawn by number, a loss, and test batches. The trainer knows no more than this."""
+"""Learning problems: a model, examples drawn by index, a loss, and test batches. The trainer knows nothing else."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ctadam.data.text import batches, windows
+from ctadam.data.text import Corpus, batches, windows
 from ctadam.errors import ArtifactError
 from ctadam.models.cnn import CNN
 from ctadam.models.transformer import Transformer
 
-# The test examples are the same for every run of every experiment, whatever the run's seed.
+# The test examples are the same for every run of every experiment, independent of the run's seed.
 _TEST_SEED = 0
 
 
 @dataclass(frozen=True)
 class Task:
-    """One learning problem that many runs share.
+    """A learning problem shared by many runs.
 
     Attributes:
-        build: the model, initial weights drawn from the CPU generator it is given. No dropout, no running statistics:
-            an output may depend on nothing but parameters and inputs.
-        examples: how many there are; a batch is drawn as numbers below this, with replacement.
-        batch: examples in a step.
-        read: example numbers, int64 of shape (..., batch), to ``(inputs, targets)`` of shapes (..., batch, ...), on the
-            numbers' device.
-        loss: ``(outputs, targets)`` of one batch to a scalar.
-        test: ``(inputs, targets)``, each of shape (test batches, batch, ...); the test loss is the mean over them.
+        build: returns the model, with initial weights drawn from the given CPU generator. The model must have no dropout and no
+            running statistics, so that outputs depend on parameters and inputs only.
+        examples: number of examples; a batch is drawn as indices below it, with replacement.
+        batch: examples per step.
+        read: maps example indices, int64 of shape (..., batch), to ``(inputs, targets)`` of shapes (..., batch, ...), on the
+            device of the indices.
+        loss: maps ``(outputs, targets)`` of one batch to a scalar.
+        test: ``(inputs, targets)``, each of shape (test batches, batch, ...); the test loss is the mean over the batches.
         test_every: steps between test losses; the last step always has one.
-        score: what is taken beside the test loss, from the same arguments as ``loss``: the accuracy, or nothing.
-        watch: parameters whose rows belong to tokens, and whose tokens: 0 for the inputs, 1 for the targets.
+        score: a second test measure with the arguments of ``loss``, such as the accuracy; or None.
+        watch: parameters whose rows belong to tokens, with 0 for tokens of the inputs and 1 for tokens of the targets.
     """
 
     build: Callable[[torch.Generator], nn.Module]
@@ -45,32 +46,46 @@ class Task:
     watch: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def weights(self):
-        """How many parameters the model has."""
+    def weights(self) -> int:
+        """Number of parameters of the model."""
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in self.build(torch.Generator()).parameters())
 
 
-def _next_token_loss(logits, targets):
+def _next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def language(corpus, *, width, depth, heads, context, batch, test_batches, test_every, device):
-    """Next-token prediction by a `ctadam.models.transformer.Transformer`, in nats per token.
+def language(
+    corpus: Corpus,
+    *,
+    width: int,
+    depth: int,
+    heads: int,
+    context: int,
+    batch: int,
+    test_batches: int,
+    test_every: int,
+    device: torch.device,
+) -> Task:
+    """Return next-token prediction by a `ctadam.models.transformer.Transformer`; the loss is in nats per token.
 
     Args:
-        corpus: `ctadam.data.text.Corpus`.
-        width, depth, heads, context: the transformer's shape.
-        batch: sequences in a step; an example is a window of ``context`` tokens, by its start.
-        test_batches: batches whose mean loss is the test loss.
+        corpus: the text.
+        width: model width of the transformer.
+        depth: number of blocks.
+        heads: number of attention heads.
+        context: sequence length, in tokens. An example is a window of this length, identified by its start.
+        batch: sequences per step.
+        test_batches: number of batches in the test loss.
         test_every: see `Task`.
-        device: where the text is kept.
+        device: where the text is stored.
     """
-    test = batches(corpus.test, batch=batch, context=context, generator=torch.Generator().manual_seed(_TEST_SEED))
-    test = zip(*(next(test) for _ in range(test_batches)), strict=True)
+    stream = batches(corpus.test, batch=batch, context=context, generator=torch.Generator().manual_seed(_TEST_SEED))
+    inputs, targets = zip(*(next(stream) for _ in range(test_batches)), strict=True)
     tokens = corpus.train.to(device)
 
-    def build(generator):
+    def build(generator: torch.Generator) -> Transformer:
         return Transformer(
             vocabulary=len(corpus.vocabulary),
             width=width,
@@ -86,53 +101,80 @@ def language(corpus, *, width, depth, heads, context, batch, test_batches, test_
         batch=batch,
         read=lambda starts: windows(tokens, starts, context=context),
         loss=_next_token_loss,
-        test=tuple(torch.stack(part).to(device) for part in test),
+        test=(torch.stack(inputs).to(device), torch.stack(targets).to(device)),
         test_every=test_every,
-        # A row of these two belongs to one token: as an input, and as a target.
+        # Each row belongs to one token: as an input, and as a target.
         watch={"embedding.weight": 0, "head.weight": 1},
     )
 
 
-def classification(train, test, *, build, batch, test_every, device):
-    """Classification by any model, with cross-entropy in nats.
+def classification(
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    *,
+    build: Callable[[torch.Generator], nn.Module],
+    batch: int,
+    test_every: int,
+    device: torch.device,
+) -> Task:
+    """Return classification by any model; the loss is cross-entropy in nats.
 
     Args:
-        train, test: ``(inputs, labels)``, float32 of shape (n, ...) and int64 of shape (n,); the test set is one batch.
-        build, batch, test_every: see `Task`.
-        device: where the data are kept.
+        train: ``(inputs, labels)``, float32 of shape (n, ...) and int64 of shape (n,).
+        test: ``(inputs, labels)`` like ``train``; used as one batch.
+        build: see `Task`.
+        batch: see `Task`.
+        test_every: see `Task`.
+        device: where the data are stored.
     """
     inputs, labels = (part.to(device) for part in train)
     return Task(
         build=build,
         examples=len(labels),
         batch=batch,
-        read=lambda numbers: (inputs[numbers], labels[numbers]),
+        read=lambda indices: (inputs[indices], labels[indices]),
         loss=F.cross_entropy,
-        test=tuple(part[None].to(device) for part in test),
+        test=(test[0][None].to(device), test[1][None].to(device)),
         test_every=test_every,
     )
 
 
-def accuracy(outputs, targets):
-    """The part of the targets that have the largest output."""
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the share of targets with the largest output."""
     return (outputs.argmax(-1) == targets).float().mean()
 
 
-def images(data, *, channels, norm, batch, shift, flip, test_batch, test_every, device):
-    """Classification of images, moved and mirrored at random, by a `CNN`: cross-entropy in nats and the test accuracy.
+def images(
+    data: Any,  # an import of `Images` would make its module part of the code of every experiment
+    *,
+    channels: Sequence[int],
+    norm: bool,
+    batch: int,
+    shift: int,
+    flip: bool,
+    test_batch: int,
+    test_every: int,
+    device: torch.device,
+) -> Task:
+    """Return classification of randomly shifted and mirrored images by a `CNN`; cross-entropy in nats, and test accuracy.
 
-    An example is an image in one of its variants, so that one number drawn from the run's generator says both; the images
-    are moved and mirrored on the device as a batch is read. Pixels are normalized by the training set's mean and
-    deviation in each channel.
+    An example is one variant of an image, so one index drawn from the run's generator selects both. Images are shifted and
+    mirrored on the device when a batch is read. Pixels are normalized by the training set's mean and standard deviation per
+    channel.
 
     Args:
-        data: `ctadam.data.images.Images`.
-        channels, norm: of the `CNN`.
-        batch, test_every: see `Task`.
-        shift: largest shift in pixels, in both directions; what comes in from outside is black.
-        flip: whether half of the examples are mirrored, left for right.
-        test_batch: images in a test batch; of the test set, as many as fill whole batches are used.
-        device: where the data are kept, as bytes.
+        data: a `ctadam.data.images.Images`.
+        channels: see `CNN`.
+        norm: see `CNN`.
+        batch: see `Task`.
+        shift: largest shift in pixels, in both directions; black pixels fill the gap.
+        flip: mirror half of the examples horizontally.
+        test_batch: images per test batch; the test set is truncated to whole batches.
+        test_every: see `Task`.
+        device: where the data are stored, as bytes.
+
+    Raises:
+        ArtifactError: if ``test_batch`` exceeds the number of test images.
     """
     pixels, labels = (part.to(device) for part in data.train)
     _, depth, height, width = pixels.shape
@@ -144,16 +186,23 @@ def images(data, *, channels, norm, batch, shift, flip, test_batch, test_every, 
     channel = torch.arange(depth, device=device)[:, None, None]
     row, column = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
 
-    def read(numbers):
-        image, variant = numbers[..., None, None, None] // places, numbers[..., None, None, None] % places
+    def read(indices: Tensor) -> tuple[Tensor, Tensor]:
+        image, variant = indices[..., None, None, None] // places, indices[..., None, None, None] % places
         place, mirrored = variant // mirrors, variant % mirrors
         across = torch.where(mirrored == 1, width - 1 - column, column) + place % side
-        found = padded[image, channel, row + place // side, across]
-        return (found - mean) / deviation, labels[image[..., 0, 0, 0]]
+        shifted = padded[image, channel, row + place // side, across]
+        return (shifted - mean) / deviation, labels[image[..., 0, 0, 0]]
 
-    def build(generator):
-        size = {"height": height, "width": width}
-        return CNN(inputs=depth, **size, channels=channels, classes=len(data.classes), norm=norm, generator=generator)
+    def build(generator: torch.Generator) -> CNN:
+        return CNN(
+            inputs=depth,
+            height=height,
+            width=width,
+            channels=channels,
+            classes=len(data.classes),
+            norm=norm,
+            generator=generator,
+        )
 
     count = len(data.test[1]) // test_batch
     if not count:
