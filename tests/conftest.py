@@ -1,12 +1,12 @@
 """Shared fixtures: one small set of results that most tests look at."""
 
-import fcntl
 import importlib.util
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from ctadam import cli
 from ctadam.artifact.promote import promote
@@ -53,8 +53,7 @@ def smoke(tmp_path_factory, worker_id):
         return results
     # The workers share one set: the first to come makes it, the others wait.
     shared = tmp_path_factory.getbasetemp().parent
-    with open(shared / "smoke.lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(shared / "smoke.lock"):
         if not (shared / "smoke.done").exists():
             _make_smoke(shared / "smoke")
             (shared / "smoke.done").touch()

@@ -127,7 +127,6 @@ def test_output_that_cannot_be_encoded_is_replaced(results, root, monkeypatch, e
     words = ["--experiments", "growth", "scale_invariance", "tightness"]
     assert cli.main(["judge", str(results), *words]) == 0 and (results / "claims.csv").exists()
     assert cli.main(["results", "laptop/k_sweep"]) == 0
-    assert cli.main(["estimate", "quadratic", "--scale", "smoke"]) == 0
     assert cli.main(["draw", "fig2", "nowhere/γ≤β", "--out", "nowhere"]) == 1
     with pytest.raises(SystemExit):
         cli.main(["run", "--help"])

@@ -66,6 +66,27 @@ def test_lock_is_what_pyproject_resolves_to(root, tmp_path):
     assert (tmp_path / "requirements.txt").read_text() == (root / "requirements.txt").read_text()
 
 
+def test_the_environment_is_made_where_the_path_has_a_space(root, tmp_path):
+    """With a stand-in for Python that makes an empty environment and records what it is asked for."""
+    here, python = tmp_path / "with space", tmp_path / "python"
+    here.mkdir()
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(root / name, here)
+    python.write_text(
+        f"""#!/bin/sh
+echo "$@" >> {tmp_path}/calls
+if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
+""",
+        encoding="utf-8",
+    )
+    python.chmod(0o755)
+    done = subprocess.run(["make", "environment", f"PYTHON={python}"], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text(encoding="utf-8")
+    assert "-m pip install --quiet --require-hashes -r requirements.txt" in calls and "--editable ." in calls
+    assert (here / ".venv/.installed").exists()
+
+
 def test_asking_about_betas_needs_neither_torch_nor_the_workflow(root):
     """`ctadam stability` works and is quick in an installation without the extras."""
     code = (

@@ -1,8 +1,7 @@
 """The command line. Every rule of the workflow is one of these commands, and any of them can be typed by hand.
 
 ``ctadam stability`` answers for a pair of betas; ``run``, ``predict``, ``measure``, ``draw`` and ``judge`` are the five
-stages; ``promote`` turns fresh results into shipped ones, ``results`` lists those, and ``verify`` checks them;
-``estimate`` says what a run would take on a GPU.
+stages; ``promote`` turns fresh results into shipped ones, ``results`` lists those, and ``verify`` checks them.
 """
 
 import argparse
@@ -105,30 +104,6 @@ def _run(args):
         args.experiment, resolved[args.experiment], results / args.experiment,
         scale=args.scale, device=args.device or resolved["device"], shard=args.shard,
     )  # fmt: skip
-
-
-def _estimate(args):
-    from ctadam import determinism
-    from ctadam.artifact import config, runner
-    from ctadam.artifact.estimate import as_text, estimate, rehearse
-
-    resolved = config.resolve(args.scale, config.parse_assignments(args.set))
-    found = []
-    for experiment in args.experiments or _experiments(resolved):
-        parameters = resolved[experiment]
-        determinism.pin(threads=parameters["threads"])
-        runner.table_of_runs(experiment, parameters)  # refuses shards without runs
-        for shard in range(1, parameters["shards"] + 1):
-            if args.rehearse:
-                runs, seconds = rehearse(
-                    experiment, parameters, shard, runner.pick_device(args.device or resolved["device"])
-                )
-                log.info(
-                    "%s %d/%d: %d runs rehearsed in %.1f s", experiment, shard, parameters["shards"], runs, seconds
-                )
-            found.append(estimate(experiment, parameters, shard, args.card))
-            log.info("%s %d/%d: about %.0f s", experiment, shard, parameters["shards"], found[-1].seconds)
-    print(as_text(found, args.card))
 
 
 def _derive(args, name):
@@ -339,14 +314,6 @@ def _parser():
         "--shard", type=_shard, metavar="I/N", help="only the I-th of N parts; else all, keeping complete ones"
     )
     sub.add_argument("--out", metavar="DIR", help="results directory; default: results/fresh/SCALE")
-
-    sub = command("estimate", _estimate, "Time and memory that each shard would take on a GPU, said without one.")
-    sub.add_argument("experiments", nargs="*", choices=[[], *EXPERIMENTS], metavar="EXPERIMENT", help="default: all")
-    configured(sub)
-    sub.add_argument("--card", choices=("h200", "h100"), default="h200", help="which GPU; default: h200")
-    sub.add_argument(
-        "--rehearse", action="store_true", help="also run a few runs of each shard for a few steps, on --device"
-    )
 
     for name, function, text in (
         ("predict", _predict, "What theory says about an experiment's runs, from their parameters alone."),

@@ -1,6 +1,5 @@
 """Determinism settings of a process, and the choice of its device."""
 
-import fcntl
 import logging
 import os
 import tempfile
@@ -79,15 +78,24 @@ def claim_gpu(device: torch.device) -> torch.device:
 
 
 def first_free(names, directory, *, every=1.0):
-    """The index of the first name that no other process holds; waits until there is one, and holds it."""
+    """Lock the first name that no other process holds, and return its index.
+
+    Waits until there is one. The lock ends with the process, however it ends.
+
+    Args:
+        names: what to choose from.
+        directory: where the lock files lie.
+        every: seconds between attempts.
+    """
+    from filelock import FileLock, Timeout  # here, because `import ctadam` must work without it
+
     said = False
     while True:
         for index, name in enumerate(names):
-            lock = open(Path(directory) / f"ctadam-{os.getuid()}-{name}.lock", "w", encoding="utf-8")  # noqa: SIM115
+            lock = FileLock(Path(directory) / f"ctadam-{os.getuid()}-{name}.lock", timeout=0)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
+                lock.acquire()
+            except Timeout:
                 continue
             _held.append(lock)
             return index

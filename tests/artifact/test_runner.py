@@ -1,5 +1,6 @@
 """Runs that are killed at any moment go on where they stopped, and a place that cannot be written costs one line."""
 
+import json
 import os
 import random
 import subprocess
@@ -157,3 +158,25 @@ def test_an_unwritable_directory_is_one_line_before_any_work(tmp_path, capsys, m
     monkeypatch.setattr(quadratic, "run", lambda *_, **__: pytest.fail("work was done that cannot be kept"))
     assert cli.main(["run", "quadratic", *WORDS, "--shard", "1/4", "--out", str(tmp_path)]) == 1
     assert [line.split(": ")[-1] for line in capsys.readouterr().err.splitlines()] == ["Permission denied"]
+
+
+def test_a_shard_runs_alone_with_what_a_gpu_machine_has(root, tmp_path):
+    """No Snakemake, nothing that downloads or draws, no jsonschema, and on a CPU no filelock; the text is read from a path."""
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat, and the dog by the door. " * 200)
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    absent = {'snakemake', 'pooch', 'jsonschema', 'filelock', 'matplotlib', 'seaborn', 'torchvision'}\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in self.absent:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from ctadam.cli import main\n"
+        f"sys.exit(main(['run', 'growth', '--scale', 'smoke', '--shard', '2/40', '--device', 'cpu', '--out', {str(tmp_path)!r},\n"
+        f"    '--set', 'growth.text={text}', '--set', 'growth.steps=10']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "growth" / "shard-2-of-40.json").read_text())
+    assert list(record["data"]) == [str(text)] and record["weights"]

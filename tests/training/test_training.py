@@ -12,7 +12,7 @@ from ctadam.artifact import config
 from ctadam.data.text import batches, load_corpus
 from ctadam.models.transformer import Transformer
 from ctadam.optim import stage_betas
-from ctadam.training import chunk_size, classification, language, train
+from ctadam.training import chunk_size, classification, ensemble, language, train
 from ctadam.training.ensemble import generators
 from ctadam.training.stack import Layout, StackedKAdam
 from ctadam.training.torch_optimizers import TORCH_OPTIMIZERS
@@ -412,8 +412,6 @@ def test_layout_keeps_every_tensor_apart_and_aligned():
 
 def test_nothing_in_a_step_waits_for_the_device_or_reads_the_state(task, monkeypatch):
     """Between test losses no value is fetched; the recorder sees the applied change and the parameters, no average."""
-    from ctadam.training import ensemble
-
     seen = []
     monkeypatch.setattr(torch.Tensor, "item", lambda *_: pytest.fail("fetched a value"))
     finite = ensemble._Recorder.finite
@@ -434,6 +432,41 @@ def test_chunks_are_chosen_by_model_and_device(corpus):
     assert chunk_size(classes(perceptron), CPU) == 64 and chunk_size(classes(convolutions), CPU) == 8
     settings = {**config.resolve("laptop")["growth"]["model"], "batch": 8, "test_batches": 1, "test_every": 1}
     assert chunk_size(language(corpus, **settings, device=CPU), CPU) == 1
+
+
+def test_a_chunk_fills_half_of_a_gpu(task, monkeypatch):
+    """At least one run and at most 64, whatever other processes leave free."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 80 * 2**30))
+    for one_run, chunk in ((2**20, 64), (2**30, 40), (6 * 2**30, 6), (50 * 2**30, 1)):
+        monkeypatch.setattr(ensemble, "_memory_of_one_run", lambda *_, one_run=one_run: one_run)
+        assert chunk_size(task, torch.device("cuda")) == chunk
+
+
+def test_memory_is_measured_while_one_run_trains(task, monkeypatch):
+    """Fake counters stand in for a GPU's. A workspace that stays allocated is not the run's, and later runs are unchanged."""
+    expected = fit(task, chunk=2, seed=[0, 1])
+    allocated, peak, trained = 100, 100, []
+    train_chunk = ensemble._train_chunk
+
+    def reset(device):
+        nonlocal peak
+        peak = allocated
+
+    def spy(points, task, device, batched, progress):
+        nonlocal allocated, peak
+        allocated = 150  # a workspace that stays
+        peak = allocated + 30
+        assert batched
+        trained.extend(train_chunk(points, task, device, batched, progress))
+
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(ensemble, "_train_chunk", spy)
+    assert ensemble._memory_of_one_run(task, CPU) == 30
+    assert [len(table) for table in trained] == [1, 1] and trained[0]["test_loss"].notna().all()
+    monkeypatch.setattr(ensemble, "_train_chunk", train_chunk)
+    pd.testing.assert_frame_equal(fit(task, chunk=2, seed=[0, 1]), expected, check_exact=True)
 
 
 def test_test_loss_is_taken_where_said(corpus, task):

@@ -100,10 +100,11 @@ def run(
             import torch
 
             name = torch.cuda.get_device_name(chosen)
-            torch.cuda.reset_peak_memory_stats(chosen)
+            torch.cuda.empty_cache()  # what the part before reserved is not this one's
         table, details = module.run(share, parameters, device=chosen, progress=progress.advance)
         if chosen.type == "cuda":
-            memory = {"peak_memory": torch.cuda.max_memory_allocated(chosen)}
+            # The allocator keeps what it once reserved. torch's own peak does not last: `chunk_size` resets it.
+            memory = {"peak_memory": torch.cuda.memory_reserved(chosen)}
         record = {
             "experiment": experiment,
             "scale": scale,

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from ctadam.optim import stage_betas
-from ctadam.training.counting import META, Counter, memory_of
 from ctadam.training.stack import Layout, StackedKAdam, StackedUnsmoothed
 from ctadam.training.tasks import Task
 from ctadam.training.torch_optimizers import TORCH_OPTIMIZERS, StackedTorchOptimizer
@@ -45,7 +44,8 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 CPU_NUMBERS = 2**21
 #: The most runs in a chunk; with convolutions on a CPU, whose gain stops sooner.
 LARGEST_CHUNK, CONVOLUTIONS_CHUNK = 64, 8
-#: On other devices, the part of the memory that a chunk may take.
+#: On a GPU, the share of its memory that a chunk may take. The rest is for what `_memory_of_one_run` leaves out: records of
+#: further steps, averages of further stages, and the allocator's fragments.
 MEMORY_SHARE = 0.5
 
 
@@ -74,30 +74,35 @@ def _numbers(model, inputs):
     return count
 
 
-def chunk_size(task, device):
-    """How many runs of this task are trained at a time on this device; 1 means one after the other.
+def _memory_of_one_run(task, device):
+    """Return the most bytes of GPU memory that one run holds while it trains for one step and takes its test loss."""
+    run = {"run": 0, "beta1": 0.9, "beta2": 0.999, "lr": 1e-3, "weight_decay": 0.0, "eps": 0.0, "seed": 0, "steps": 1}
+    point = pd.DataFrame([{**run, "state_dtype": "float64", **OPTIONAL_COLUMNS}])
+    for _ in range(2):  # the first time also allocates cuBLAS's workspace, which all runs share
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        _train_chunk(point, task, device, True, lambda amount: None)
+        peak = torch.cuda.max_memory_allocated(device) - before
+    return peak
 
-    It depends on the model and on the kind of device, never on the points or on what else the machine does, and was
-    chosen by measurement: docs/ensemble.md says by which.
+
+def chunk_size(task, device):
+    """Return how many runs of this task are trained together on this device; 1 means one after the other.
+
+    On a GPU, that many runs fill at most `MEMORY_SHARE` of its memory, by the measured peak of one run. Elsewhere the size of
+    the model decides, as measured in docs/ensemble.md. The points and what else the machine does have no influence.
 
     Args:
         task: `Task`.
         device: `torch.device`.
     """
+    if device.type == "cuda":
+        _, total = torch.cuda.mem_get_info(device)  # not the free memory, which depends on other processes
+        return int(max(1, min(LARGEST_CHUNK, MEMORY_SHARE * total // _memory_of_one_run(task, device))))
     model = task.build(torch.Generator().manual_seed(0)).to(device)
-    inputs, targets = task.read(torch.zeros(task.batch, dtype=torch.int64, device=device))
-    numbers = _numbers(model, inputs)
-    if device.type == "cpu":
-        most = CONVOLUTIONS_CHUNK if _has_convolutions(model) else LARGEST_CHUNK
-        return max(1, min(most, CPU_NUMBERS // numbers))
-    # One run's gradient, or its test loss, is the largest that is alive at a time; parameters, averages and records come on
-    # top. Counted and not measured, so that it can be said, and tested, without the device.
-    model, tests = model.to(META), [part[0].to(META) for part in task.test]
-    with Counter() as counter:
-        task.loss(model(inputs.to(META)), targets.to(META)).backward()
-        with torch.no_grad():
-            task.loss(model(tests[0]), tests[1])
-    return int(max(1, min(LARGEST_CHUNK, MEMORY_SHARE * memory_of(device) // (counter.peak + 8 * 8 * numbers))))
+    inputs, _ = task.read(torch.zeros(task.batch, dtype=torch.int64, device=device))
+    most = CONVOLUTIONS_CHUNK if _has_convolutions(model) else LARGEST_CHUNK
+    return max(1, min(most, CPU_NUMBERS // _numbers(model, inputs)))
 
 
 class _Recorder:
@@ -218,9 +223,6 @@ class _Gradient:
     ) -> None:
         self.clip = clip
         self.task, self.views, self.slots = task, layout.views(params), layout.views(grad)
-
-        # torch has no autocast for the meta device; float32 is counted instead.
-        autocast = autocast if params.device != META else None
 
         def loss(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
             with torch.autocast(params.device.type, autocast) if autocast else nullcontext():
