@@ -4,14 +4,18 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 log = logging.getLogger("ctadam")
 
-_held: list[TextIO] = []  # open lock files, kept until the process ends
+_held: "list[FileLock]" = []  # locks, kept until the process ends
 
 
 def pin(*, threads: int) -> dict[str, Any]:
@@ -77,7 +81,7 @@ def claim_gpu(device: torch.device) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def first_free(names, directory, *, every=1.0):
+def first_free(names: Sequence[str], directory: str | Path, *, every: float = 1.0) -> int:
     """Lock the first name that no other process holds, and return its index.
 
     Waits until there is one. The lock ends with the process, however it ends.

@@ -216,12 +216,12 @@ class KAdam(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the optimizer state; averages keep the precision of `state_dtype`."""
-        loaded = {}
+        loaded: dict[str, Any] = {}
 
-        def remember(optimizer, state_dict):
+        def remember(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
             loaded.update(state_dict)
 
-        def restore(optimizer):
+        def restore(optimizer: Optimizer) -> None:
             # torch casts averages to the parameter's dtype: where that loses digits, take them from the source again.
             # It also moves the step counts of fused groups to the parameters' device.
             saved = [index for group in loaded["param_groups"] for index in group["params"]]

@@ -39,10 +39,10 @@ STATE_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 #: bfloat16 is applied by torch's autocast; parameters and gradients stay float32.
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
-#: On a CPU, the runs of a chunk may together have this many parameters and numbers put out by layers: beyond it, what one
-#: step touches leaves the cache before it is used again, and batching loses more than it gains (docs/ensemble.md).
+#: On a CPU, the largest number of parameters and layer outputs of all runs of a chunk. Beyond it, the data of a step no longer
+#: fit the cache, and batching costs more than it gains (docs/ensemble.md).
 CPU_NUMBERS = 2**21
-#: The most runs in a chunk; with convolutions on a CPU, whose gain stops sooner.
+#: Largest chunk; on a CPU, chunks of convolutional networks stop gaining sooner.
 LARGEST_CHUNK, CONVOLUTIONS_CHUNK = 64, 8
 #: On a GPU, the share of its memory that a chunk may take. The rest is for what `_memory_of_one_run` leaves out: records of
 #: further steps, averages of further stages, and the allocator's fragments.
@@ -54,15 +54,15 @@ def generators(seed: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(int(s)) for s in np.random.SeedSequence(int(seed)).generate_state(2)]
 
 
-def _has_convolutions(model):
+def _has_convolutions(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
 
 
-def _numbers(model, inputs):
-    """Parameters, and all that the innermost layers put out for one batch."""
+def _numbers(model: nn.Module, inputs: Tensor) -> int:
+    """Return the number of parameters plus outputs of all innermost layers for one batch."""
     count = sum(p.numel() for p in model.parameters())
 
-    def add(module, inputs, output):
+    def add(module: nn.Module, inputs: Any, output: Tensor) -> None:
         nonlocal count
         count += output.numel()
 
@@ -74,8 +74,8 @@ def _numbers(model, inputs):
     return count
 
 
-def _memory_of_one_run(task, device):
-    """Return the most bytes of GPU memory that one run holds while it trains for one step and takes its test loss."""
+def _memory_of_one_run(task: Task, device: torch.device) -> int:
+    """Return the peak GPU memory, in bytes, of one run during one step and its test loss."""
     run = {"run": 0, "beta1": 0.9, "beta2": 0.999, "lr": 1e-3, "weight_decay": 0.0, "eps": 0.0, "seed": 0, "steps": 1}
     point = pd.DataFrame([{**run, "state_dtype": "float64", **OPTIONAL_COLUMNS}])
     for _ in range(2):  # the first time also allocates cuBLAS's workspace, which all runs share
@@ -86,23 +86,23 @@ def _memory_of_one_run(task, device):
     return peak
 
 
-def chunk_size(task, device):
+def chunk_size(task: Task, device: torch.device) -> int:
     """Return how many runs of this task are trained together on this device; 1 means one after the other.
 
     On a GPU, that many runs fill at most `MEMORY_SHARE` of its memory, by the measured peak of one run. Elsewhere the size of
-    the model decides, as measured in docs/ensemble.md. The points and what else the machine does have no influence.
+    the model decides, as measured in docs/ensemble.md. Neither the runs' settings nor other processes have an influence.
 
     Args:
-        task: `Task`.
-        device: `torch.device`.
+        task: the learning problem.
+        device: where to train.
     """
     if device.type == "cuda":
         _, total = torch.cuda.mem_get_info(device)  # not the free memory, which depends on other processes
         return int(max(1, min(LARGEST_CHUNK, MEMORY_SHARE * total // _memory_of_one_run(task, device))))
     model = task.build(torch.Generator().manual_seed(0)).to(device)
     inputs, _ = task.read(torch.zeros(task.batch, dtype=torch.int64, device=device))
-    most = CONVOLUTIONS_CHUNK if _has_convolutions(model) else LARGEST_CHUNK
-    return max(1, min(most, CPU_NUMBERS // _numbers(model, inputs)))
+    largest = CONVOLUTIONS_CHUNK if _has_convolutions(model) else LARGEST_CHUNK
+    return max(1, min(largest, CPU_NUMBERS // _numbers(model, inputs)))
 
 
 class _Recorder:
