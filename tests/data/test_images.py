@@ -1,4 +1,4 @@
-"""Images: sources, subsets, what is moved and mirrored, the network, and data that will not do."""
+"""Test images: sources, subsets, shifting and mirroring, the network, and invalid data."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ NETWORK = {"channels": [8], "norm": False, "batch": 4, "test_batch": 50, "test_e
 
 
 def write_folders(directory, classes=("cat", "dog"), count=4, size=(6, 5), seed=0):
-    """PNG files of random pixels in class folders; ``{name: pixels of shape (height, width, 3)}``."""
+    """Write PNG files of random pixels in class folders; return ``{name: pixels of shape (height, width, 3)}``."""
     rng, written = np.random.default_rng(seed), {}
     for name in classes:
         (directory / name).mkdir(parents=True)
@@ -27,11 +27,11 @@ def write_folders(directory, classes=("cat", "dog"), count=4, size=(6, 5), seed=
 
 
 def rows(part):
-    """Images and labels as a sorted list that can be compared."""
+    """Return images and labels as a sorted list that can be compared."""
     return sorted((pixels.numpy().tobytes(), int(label)) for pixels, label in zip(*part, strict=True))
 
 
-def test_digits_are_split_once_and_for_all():
+def test_digits_are_split_deterministically():
     from sklearn import datasets
 
     data, again = load_images("digits"), load_images("digits")
@@ -43,7 +43,7 @@ def test_digits_are_split_once_and_for_all():
     assert data.chance == max(np.bincount(data.test[1])) / 359
 
 
-def test_a_subset_is_the_beginning_of_the_whole():
+def test_subset_is_a_prefix_of_the_full_set():
     whole, part = load_images("digits"), load_images("digits", train=100, test=20)
     for a, b, count in ((whole.train, part.train, 100), (whole.test, part.test, 20)):
         assert torch.equal(a[0][:count], b[0]) and torch.equal(a[1][:count], b[1])
@@ -83,7 +83,7 @@ def test_class_folders_without_a_test_set(tmp_path):
         (lambda d: write_folders(d, ("cat",), count=1), "1 images are too few"),
     ],
 )
-def test_directories_that_will_not_do(tmp_path, spoil, message):
+def test_invalid_directories_raise(tmp_path, spoil, message):
     spoil(tmp_path / "images")
     with pytest.raises(ArtifactError) as error:
         load_images(str(tmp_path / "images"))
@@ -92,14 +92,14 @@ def test_directories_that_will_not_do(tmp_path, spoil, message):
     assert (message in str(error.value) or either in str(error.value)) and "\n" not in str(error.value)
 
 
-def test_more_than_there_are():
+def test_too_many_images_raise():
     with pytest.raises(ArtifactError, match="the data set 'digits' has 359 test images, not 360"):
         load_images("digits", test=360)
     with pytest.raises(ArtifactError, match="test_batch: 60 is more than the 50 test images"):
         images(load_images("digits", test=50), shift=0, flip=False, **{**NETWORK, "test_batch": 60})
 
 
-def test_cifar10_is_torchvisions_and_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
+def test_cifar10_uses_torchvision_and_a_failed_download_explains_the_fix(tmp_path, monkeypatch):
     from torchvision import datasets
 
     asked = []
@@ -132,8 +132,8 @@ def test_cifar10_is_torchvisions_and_a_failed_download_says_what_to_do(tmp_path,
 
 
 @pytest.mark.parametrize("shift, flip", [(0, False), (0, True), (2, False), (1, True)])
-def test_examples_are_images_moved_and_mirrored(tmp_path, shift, flip):
-    """Every variant of some images, against numpy; pixels are normalized by channel."""
+def test_examples_are_shifted_and_mirrored_images(tmp_path, shift, flip):
+    """Compare every variant of some images with NumPy; pixels are normalized per channel."""
     write_folders(tmp_path, count=10)
     data = load_images(str(tmp_path))
     task = images(data, shift=shift, flip=flip, **{**NETWORK, "test_batch": 4})
@@ -160,8 +160,8 @@ def test_examples_are_images_moved_and_mirrored(tmp_path, shift, flip):
     assert task.test[0].shape == (1, 4, 3, 5, 6) and torch.allclose(test[0], data.test[0][:4].float(), atol=1e-3)
 
 
-def test_the_test_score_is_the_accuracy():
-    """Against the network itself, after steps so small that it is as it was built."""
+def test_score_is_the_accuracy():
+    """Compare with the network itself, after steps so small that its weights are the initial ones."""
     import pandas as pd
 
     from ctadam.training.ensemble import generators
@@ -180,7 +180,7 @@ def test_the_test_score_is_the_accuracy():
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_the_network(norm):
+def test_cnn_shapes_initialization_and_invariance(norm):
     def build(seed=0):
         generator = torch.Generator().manual_seed(seed)
         return CNN(inputs=3, height=7, width=5, channels=[8, 16], classes=4, norm=norm, generator=generator)

@@ -1,4 +1,4 @@
-"""Texts: tokenization, the split, batches, and what happens with a text that will not do."""
+"""Test texts: tokenization, the split, batches, and invalid texts."""
 
 import hashlib
 import sys
@@ -22,7 +22,7 @@ def test_embedded_text_has_a_zipf_tail():
     assert len(characters.vocabulary) < 200
 
 
-def test_tokens_say_the_text_again(tmp_path):
+def test_tokens_reproduce_the_text(tmp_path):
     path = tmp_path / "own.txt"
     path.write_text("Der Hund, der bellt, beißt nicht! " * 20, encoding="utf-8")
     corpus = text.load_corpus(str(path), tokenization="words", **SETTINGS)
@@ -61,7 +61,7 @@ def test_batches_are_windows_and_targets_are_the_next_tokens():
         (b"one two three", "has 3 words"),
     ],
 )
-def test_texts_that_will_not_do(tmp_path, content, message):
+def test_invalid_texts_raise(tmp_path, content, message):
     path = tmp_path / "text.txt"
     if content is not None:
         path.write_bytes(content)
@@ -69,19 +69,19 @@ def test_texts_that_will_not_do(tmp_path, content, message):
         text.load_corpus(str(path), tokenization="words", **SETTINGS)
 
 
-def test_the_home_of_an_unknown_user_is_no_source():
+def test_home_of_an_unknown_user_raises():
     with pytest.raises(ArtifactError, match="cannot read the text '~nobody-by-this-name/text'"):
         text.read_text("~nobody-by-this-name/text")
     with pytest.raises(ArtifactError, match="no images in '~nobody-by-this-name/images'"):
         images.load_images("~nobody-by-this-name/images")
 
 
-def test_unknown_tokenization():
+def test_unknown_tokenization_raises():
     with pytest.raises(ArtifactError, match="unknown tokenization 'bytes'; known: words, characters"):
         text.load_corpus("pydoc", tokenization="bytes", **SETTINGS)
 
 
-def test_shakespeare_is_downloaded_checked_and_a_failure_says_what_to_do(tmp_path, monkeypatch):
+def test_shakespeare_is_downloaded_and_checked_and_a_failure_explains_the_fix(tmp_path, monkeypatch):
     import pooch
 
     monkeypatch.setenv("CTADAM_DATA", str(tmp_path))
@@ -109,7 +109,7 @@ def test_shakespeare_is_downloaded_checked_and_a_failure_says_what_to_do(tmp_pat
         text.read_text("shakespeare")
 
 
-def test_a_text_in_the_data_directory_needs_no_network_and_no_pooch(tmp_path, monkeypatch):
+def test_downloaded_text_needs_no_network_or_pooch(tmp_path, monkeypatch):
     monkeypatch.setenv("CTADAM_DATA", str(tmp_path))
     monkeypatch.setitem(sys.modules, "pooch", None)
     content = b"To be, or not to be"

@@ -1,4 +1,4 @@
-"""What the optimizer's tests share: its paths, parameters of every kind, and running two optimizers side by side."""
+"""Helpers of the optimizer's tests: its paths, parameters of every kind, and comparison of two optimizers."""
 
 import torch
 
@@ -10,12 +10,12 @@ PATHS = {
     "foreach capturable": {"foreach": True, "capturable": True},
     "fused capturable": {"fused": True, "capturable": True},
 }
-#: The paths a user chooses between.
+#: The implementations that a user can select.
 MAIN = ("plain", "foreach", "fused")
 
 
 def all_kinds(dtype=torch.float32):
-    """Parameters that differ in what can go wrong: packed or not, empty, 0-dim, not contiguous, with gaps."""
+    """Return parameters with different failure modes: packed or not, empty, 0-dim, not contiguous, with gaps."""
     shapes = {
         "large": torch.randn(150, 120, dtype=dtype),
         "small": torch.randn(5, dtype=dtype),
@@ -29,7 +29,7 @@ def all_kinds(dtype=torch.float32):
 
 
 def clones(params):
-    """Copies with the same strides, gaps included: `clone` would close them."""
+    """Return copies with the same strides, including gaps, which `clone` would close."""
     return [
         torch.empty_strided(param.shape, param.stride(), dtype=param.dtype).copy_(param.detach()).requires_grad_()
         for param in params
@@ -37,7 +37,7 @@ def clones(params):
 
 
 def give_grads(*lists, none=()):
-    """The same random gradients to the same places of each list; None at the indices `none`."""
+    """Set the same random gradients in each list of parameters; None at the indices `none`."""
     for index, twins in enumerate(zip(*lists, strict=True)):
         dtype = twins[0].dtype
         # Drawn in float32 at least: normal numbers drawn in bfloat16 are sometimes exactly 0, and torch divides 0 by 0.
@@ -47,7 +47,7 @@ def give_grads(*lists, none=()):
 
 
 def snapshot(optimizer):
-    """Parameters and state, copied, in order."""
+    """Return copies of parameters and state, in order."""
     tensors = []
     for group in optimizer.param_groups:
         for param in group["params"]:
@@ -57,6 +57,6 @@ def snapshot(optimizer):
 
 
 def assert_same(left, right, **tolerance):
-    """Two optimizers' parameters and state, bit for bit unless a tolerance is given."""
+    """Compare two optimizers' parameters and state, bit for bit unless a tolerance is given."""
     tolerance = tolerance or {"rtol": 0, "atol": 0}
     torch.testing.assert_close(snapshot(left), snapshot(right), **tolerance)

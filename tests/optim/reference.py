@@ -1,4 +1,4 @@
-"""k-Adam as the equations say it, in float64, one parameter and one stage at a time: slow, and easy to check by eye.
+"""Slow reference of k-Adam in the form of the equations: float64, one parameter and one stage at a time.
 
     m⁽ⁱ⁾ ← γ_i m⁽ⁱ⁾ + (1−γ_i) u⁽ⁱ⁻¹⁾,  v⁽ⁱ⁾ ← β_i v⁽ⁱ⁾ + (1−β_i) (u⁽ⁱ⁻¹⁾)²,
     u⁽ⁱ⁾ = [m⁽ⁱ⁾/(1−γ_i^n)] / (√(v⁽ⁱ⁾/(1−β_i^n)) + ε)   (0 where the denominator is 0),   θ ← θ − η (λθ + u⁽ᵏ⁾)

@@ -1,4 +1,4 @@
-"""The arithmetic alone, as a trainer of many runs uses it."""
+"""Test the update rule without the optimizer, as the ensemble trainer uses it."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_decays_and_steps_as_0_dim_tensors_equal_floats():
         assert tensor_c1.item() == pytest.approx(c1, rel=1e-13)
 
 
-def test_the_optimizer_does_the_same():
+def test_optimizer_equals_the_functional_update():
     param = torch.zeros(6, 5, dtype=torch.float64)
     optimizer = KAdam([param], lr=1.0, k=3, stages="exp")
     theta, averages = param.clone(), _zeros(param, 3)
@@ -55,14 +55,14 @@ def test_the_optimizer_does_the_same():
         torch.testing.assert_close(param, theta, rtol=1e-13, atol=1e-13)
 
 
-def test_stages_must_be_as_many_as_averages():
+def test_number_of_stages_must_match_averages():
     grad = torch.ones(2)
     with pytest.raises(ValueError):
         kadam_update_(grad, *_zeros(grad, 2), 1, stages=[(0.9, 0.999)], eps=0.0)
 
 
-def test_zero_root_gives_zero_even_under_a_momentum():
-    """theory: 0 where v = 0; beta2 = 0 forgets all but the last gradient, beta1 does not."""
+def test_zero_root_gives_zero_update_despite_momentum():
+    """With beta2 = 0, v forgets all but the last gradient while m does not."""
     param = torch.zeros(1)
     averages = _zeros(param, 1)
     for n, gradient in ((1, 1.0), (2, 0.0)):
@@ -70,7 +70,7 @@ def test_zero_root_gives_zero_even_under_a_momentum():
     assert averages[0][0] > 0 and update == 0
 
 
-def test_float16_needs_no_larger_eps():
+def test_underflowing_eps_gives_zero_update_in_float16():
     """1e-8 is 0 in float16, where torch's Adam divides 0 by 0."""
     param = torch.ones(3, dtype=torch.float16, requires_grad=True)
     param.grad = torch.tensor([0.0, 1.0, -2.0], dtype=torch.float16)
@@ -79,7 +79,7 @@ def test_float16_needs_no_larger_eps():
 
 
 def _by_sums(grads, *, beta1, beta2, second_beta2):
-    """The unsmoothed variant's last update from whole sums, in Python floats: no recursion, no in-place operation."""
+    """Return the unsmoothed variant's last update from sums in Python floats, without recursion or in-place operations."""
 
     def average(values, beta):
         weights = [beta ** (len(values) - 1 - j) for j in range(len(values))]
@@ -90,8 +90,8 @@ def _by_sums(grads, *, beta1, beta2, second_beta2):
     return update / average([h * h for h in unsmoothed], second_beta2) ** 0.5
 
 
-def test_the_unsmoothed_variant_is_what_its_sums_say():
-    """Runs with decays of their own beside each other."""
+def test_unsmoothed_variant_equals_direct_sums():
+    """Stacked runs with different betas."""
     decays = [(0.9, 0.999, 0.98), (0.0, 0.9, 0.5), (0.99, 0.95, 0.999)]
     column = torch.tensor(decays, dtype=torch.float64).T[..., None]
     grads = torch.randn(25, 3, 4, dtype=torch.float64)
@@ -106,7 +106,7 @@ def test_the_unsmoothed_variant_is_what_its_sums_say():
             assert update[run, 0].item() == pytest.approx(expected, rel=1e-11)
 
 
-def test_without_momentum_the_unsmoothed_variant_is_2_adam_and_with_it_is_not():
+def test_unsmoothed_variant_equals_2_adam_only_without_momentum():
     for beta1, same in ((0.0, True), (0.9, False)):
         averages, second = _zeros(torch.zeros(6, dtype=torch.float64), 2), torch.zeros(6, dtype=torch.float64)
         first = [torch.zeros_like(second), torch.zeros_like(second)]

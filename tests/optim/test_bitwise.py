@@ -30,10 +30,10 @@ def test_plain(dtype, options):
     options = {"lr": 0.01, **options}
     ours = all_kinds(dtype)
     theirs = clones(ours)
-    peer = torch.optim.AdamW if options.get("weight_decay") else torch.optim.Adam
+    torch_class = torch.optim.AdamW if options.get("weight_decay") else torch.optim.Adam
     mine, other = (
         KAdam(ours, k=1, foreach=False, **options),
-        peer(theirs, foreach=False, **options),
+        torch_class(theirs, foreach=False, **options),
     )
     _assert_same_trajectory(mine, other, ours, theirs)
 
@@ -62,8 +62,8 @@ def test_foreach_is_the_plain_path(dtype, k):
         assert_same(*optimizers)
 
 
-def test_the_default_takes_the_multi_tensor_path_for_many_small_parameters(monkeypatch):
-    """Where Python's cost for each parameter decides; the bits are those of the plain path either way."""
+def test_default_is_foreach_for_many_small_parameters(monkeypatch):
+    """foreach is chosen where Python's overhead per parameter dominates; the bits are the plain path's either way."""
     from ctadam.optim import kadam
 
     taken = []

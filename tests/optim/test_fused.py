@@ -1,4 +1,4 @@
-"""The fused path: what it compiles, how often, how many bytes it moves, and what it does where it cannot."""
+"""Test the fused path: what it compiles, how often, how many bytes it moves, and its fallback."""
 
 import copy
 import os
@@ -15,7 +15,7 @@ from ctadam.optim import fused
 
 
 def _counts(k):
-    """(kernels, bytes) of the float32 step that the optimizer compiles, on its example, as Inductor counts them."""
+    """Return (kernels, bytes) of the compiled float32 step on its example, as counted by Inductor."""
     # Inductor counts bytes for its log only, and only where it really generates code.
     torch._logging.set_logs(inductor_metrics=True)
     fused.compiled_kernel.cache_clear()
@@ -30,7 +30,7 @@ def _counts(k):
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_one_kernel_that_touches_each_byte_once(k):
+def test_one_kernel_touches_each_byte_once(k):
     """12 bytes for the parameter (read, written) and its gradient, 16 for the two averages of each stage."""
     kernels, count = _counts(k)
     assert kernels == 1
@@ -63,7 +63,7 @@ def test_nothing_recompiles_over_steps_lr_betas_or_sizes():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
 def test_equals_the_plain_path(dtype):
-    """bfloat16 parameters with a float32 state: without it the plain path rounds more often than the kernel does."""
+    """bfloat16 parameters have a float32 state, because otherwise the plain path rounds more often than the kernel."""
     options = {"lr": 0.01, "k": 2, "state_dtype": torch.float32 if dtype == torch.bfloat16 else None}
     left = [param.detach() for param in all_kinds(dtype)]
     right = [param.clone() for param in left]
@@ -77,8 +77,8 @@ def test_equals_the_plain_path(dtype):
         assert_same(plain, packed, **tolerance)
 
 
-def test_packed_state_survives_what_users_do_to_it():
-    """Loading, replacing and editing state, and putting another tensor under a parameter."""
+def test_packed_state_survives_loading_and_editing():
+    """Load, replace and edit state, and replace the tensor of a parameter."""
     left = [torch.randn(30), torch.randn(3, 4), torch.randn(5)]
     right = clones(left)
     optimizers = [KAdam(left, lr=0.01, foreach=False), KAdam(right, lr=0.01, fused=True)]
@@ -118,7 +118,7 @@ def test_packed_state_survives_what_users_do_to_it():
             assert_same(*optimizers, rtol=1e-5, atol=1e-6)
 
 
-def test_a_pack_keeps_accidents_to_one_parameter():
+def test_nan_stays_in_one_parameter_of_a_pack():
     params = [torch.randn(4) for _ in range(3)]
     optimizer = KAdam(params, fused=True)
     give_grads(params)
@@ -161,7 +161,7 @@ assert all(torch.equal(a, b) for a, b in zip(left, right))
 """
 
 
-def test_without_a_compiler_it_warns_once_and_takes_the_plain_path(tmp_path):
+def test_missing_compiler_warns_once_and_uses_the_plain_path(tmp_path):
     environment = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

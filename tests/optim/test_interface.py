@@ -1,4 +1,4 @@
-"""KAdam where other code meets it: construction, groups, schedulers, state dicts, copies, hooks."""
+"""Test KAdam's interface: construction, groups, schedulers, state dicts, copies, hooks."""
 
 import copy
 import doctest
@@ -20,7 +20,7 @@ all_paths = pytest.mark.parametrize("path", PATHS)
 
 
 def _quadratic(path, k=2, contiguous=True, **options):
-    """An optimizer, and a function that takes a step on a least-squares problem and gives its loss."""
+    """Return an optimizer and a function that performs a step on a least-squares problem and returns the loss."""
     if contiguous:
         weight, bias = torch.randn(10, 5), torch.randn(10)
     else:
@@ -91,7 +91,7 @@ def _quadratic(path, k=2, contiguous=True, **options):
         ),
     ],
 )
-def test_what_is_refused_for_all_parameters_and_for_a_group(options, error, message):
+def test_invalid_options_raise_for_constructor_and_group(options, error, message):
     with pytest.raises(error, match=message):
         KAdam([torch.zeros(2)], **options)
     optimizer = KAdam([torch.zeros(2)])
@@ -100,8 +100,8 @@ def test_what_is_refused_for_all_parameters_and_for_a_group(options, error, mess
     assert len(optimizer.param_groups) == 1
 
 
-def test_whole_numbers_are_numbers():
-    """torch takes integers for everything but betas, and so do its users: eps=0, weight_decay=0, lr=1."""
+def test_integer_options_are_accepted():
+    """torch accepts integers for everything but betas: eps=0, weight_decay=0, lr=1."""
     floats, integers = [torch.randn(3)], None
     integers = clones(floats)
     left = KAdam(floats, lr=1.0, eps=0.0, weight_decay=0.0)
@@ -113,7 +113,7 @@ def test_whole_numbers_are_numbers():
 
 
 @main_paths
-def test_sparse_gradients_are_refused(path):
+def test_sparse_gradients_raise(path):
     param = torch.zeros(3, requires_grad=True)
     optimizer = KAdam([param], **PATHS[path])
     for grad in (torch.ones(3), torch.sparse_coo_tensor([[1]], [1.0], (3,))):
@@ -126,7 +126,7 @@ def test_sparse_gradients_are_refused(path):
             optimizer.step()
 
 
-def test_unstable_betas_warn_once_with_the_numbers_and_the_callers_line():
+def test_unstable_betas_warn_once_at_the_callers_line():
     with pytest.warns(StabilityWarning) as caught:
         optimizer = KAdam([torch.zeros(1)], k=1, betas=(0.995, 0.95))
         optimizer.add_param_group({"params": [torch.zeros(1)], "betas": (0.995, 0.94)})
@@ -159,7 +159,7 @@ def test_examples_in_the_docstrings():
     assert doctest.testmod(module) == (0, 4)
 
 
-def test_the_signature_is_what_is_promised():
+def test_signature_is_the_documented_one():
     signature = inspect.signature(KAdam)
     untyped = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
     assert str(inspect.Signature(untyped)) == (
@@ -175,7 +175,7 @@ def test_the_signature_is_what_is_promised():
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("contiguous", [True, False])
 @pytest.mark.parametrize("maximize", [False, True])
-def test_goes_the_right_way(path, k, contiguous, maximize):
+def test_loss_decreases_or_increases_with_maximize(path, k, contiguous, maximize):
     _, step = _quadratic(path, k, contiguous, maximize=maximize)
     losses = [step() for _ in range(20)]
     assert losses[-1] > losses[0] if maximize else losses[-1] < losses[0]
@@ -213,7 +213,7 @@ def test_schedulers(path, name):
 
 
 @main_paths
-def test_a_scheduled_momentum_reaches_the_stages(path):
+def test_scheduled_momentum_reaches_every_stage(path):
     """OneCycleLR and CyclicLR write to betas; every stage's beta1 follows."""
     left, right = [torch.randn(4, dtype=torch.float64)], None
     right = clones(left)
@@ -225,7 +225,7 @@ def test_a_scheduled_momentum_reaches_the_stages(path):
 
 
 @main_paths
-def test_a_group_of_its_own_lr_and_decay(path):
+def test_groups_have_their_own_lr_and_weight_decay(path):
     frozen, moving = torch.randn(4), torch.randn(4)
     before = frozen.clone()
     optimizer = KAdam([{"params": [frozen], "lr": 1e-28, "weight_decay": 0.5}, {"params": [moving]}], **PATHS[path])
@@ -254,7 +254,7 @@ def test_tensor_lr_and_betas_equal_floats(path, shape):
         assert_same(floats, tensors, rtol=1e-12, atol=1e-13)
 
 
-def test_a_tensor_lr_put_into_a_foreach_group_is_refused():
+def test_tensor_lr_in_a_foreach_group_raises():
     param = torch.zeros(2)
     optimizer = KAdam([param], foreach=True)
     optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
@@ -382,7 +382,7 @@ def test_the_default_dtype_is_respected(path):
 
 
 @all_paths
-def test_no_gradients_no_step(path):
+def test_parameters_without_gradients_are_unchanged(path):
     params = all_kinds()
     optimizer = KAdam(params, weight_decay=0.1, **PATHS[path])
     before = clones(params)
@@ -394,7 +394,7 @@ def test_no_gradients_no_step(path):
 @all_paths
 @pytest.mark.parametrize("eps", [1e-8, 0.0])
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_zero_gradients_move_nothing(path, eps, k):
+def test_zero_gradients_change_nothing(path, eps, k):
     params = all_kinds()
     before = clones(params)
     optimizer = KAdam(params, k=k, eps=eps, **PATHS[path])
@@ -409,7 +409,7 @@ def test_zero_gradients_move_nothing(path, eps, k):
 
 
 def _twin(optimizer):
-    """An optimizer of the same kind over copies of the parameters, without state."""
+    """Return an optimizer with the same options and no state over copies of the parameters."""
     group = optimizer.param_groups[0]
     params = clones(group["params"])
     options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
@@ -447,7 +447,7 @@ def test_state_keys(path, k):
 
 @all_paths
 @pytest.mark.parametrize("options", [{}, {"k": 3, "stages": [(0.5, 0.9), (0.0, 0.99), (0.9, 0.999)]}, {"k": 1}])
-def test_a_clone_with_the_state_dict_continues_identically(path, options):
+def test_loaded_state_dict_continues_identically(path, options):
     optimizer = _trained(path, **options)
     twin = _twin(optimizer)
     twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
@@ -455,7 +455,7 @@ def test_a_clone_with_the_state_dict_continues_identically(path, options):
 
 
 @main_paths
-def test_a_state_dict_goes_from_one_path_to_another(path):
+def test_state_dict_moves_between_paths(path):
     optimizer = _trained("plain")
     twin = _twin(optimizer)
     state_dict = copy.deepcopy(optimizer.state_dict())
@@ -467,7 +467,7 @@ def test_a_state_dict_goes_from_one_path_to_another(path):
 
 @main_paths
 @pytest.mark.parametrize("weights_only", [True, False])
-def test_through_a_file(path, weights_only, tmp_path):
+def test_state_dict_survives_saving_to_a_file(path, weights_only, tmp_path):
     optimizer = _trained(path, k=2, stages=[(0.5, 0.9), (0.9, 0.999)], state_dtype=torch.float64)
     torch.save(optimizer.state_dict(), tmp_path / "state.pt")
     twin = _twin(optimizer)
@@ -476,7 +476,7 @@ def test_through_a_file(path, weights_only, tmp_path):
 
 
 @all_paths
-def test_a_wider_state_is_not_rounded_on_loading(path):
+def test_loading_keeps_the_precision_of_the_state(path):
     """torch casts loaded state to the parameter's dtype."""
     optimizer = _trained(path, state_dtype=torch.float64)
     twin = _twin(optimizer)
@@ -492,7 +492,7 @@ def test_a_wider_state_is_not_rounded_on_loading(path):
 
 
 @pytest.mark.parametrize("named", [(True, False), (False, True), (True, True)])
-def test_named_parameters_in_either_direction(named):
+def test_state_dict_moves_between_named_and_unnamed_parameters(named):
     def make(with_names):
         torch.manual_seed(1)
         model = torch.nn.Linear(3, 2)
@@ -509,7 +509,7 @@ def test_named_parameters_in_either_direction(named):
 
 
 @all_paths
-def test_a_state_dict_from_before_the_newer_options(path):
+def test_old_state_dicts_load_with_defaults(path):
     optimizer = _trained(path)
     state_dict = copy.deepcopy(optimizer.state_dict())
     for group in state_dict["param_groups"]:
@@ -525,7 +525,7 @@ def test_a_state_dict_from_before_the_newer_options(path):
     _continue_identically(optimizer, twin, rtol=1e-6, atol=1e-7)
 
 
-def test_state_of_another_k_is_refused():
+def test_state_of_another_k_raises():
     optimizer = _trained("plain", k=2)
     for k in (1, 3):
         optimizer.param_groups[0]["k"] = k
@@ -534,7 +534,7 @@ def test_state_of_another_k_is_refused():
 
 
 @all_paths
-def test_pickle_and_deepcopy(path):
+def test_pickle_and_deepcopy_continue_identically(path):
     optimizer = _trained(path)
     for twin in (pickle.loads(pickle.dumps(optimizer)), copy.deepcopy(optimizer)):
         public = lambda o: {key for key in vars(o) if not key.startswith("_")}  # noqa: E731
@@ -543,7 +543,7 @@ def test_pickle_and_deepcopy(path):
         _continue_identically(copy.deepcopy(optimizer), twin)
 
 
-def test_a_copy_does_not_warn_again_nor_share_hooks():
+def test_copies_do_not_warn_again_or_share_hooks():
     with pytest.warns(StabilityWarning):
         optimizer = KAdam([torch.zeros(1)], k=1, betas=(0.995, 0.95))
     optimizer.register_update_hook(lambda *_: pytest.fail("the original's hook"))
@@ -555,7 +555,7 @@ def test_a_copy_does_not_warn_again_nor_share_hooks():
     twin.step()
 
 
-def test_all_eight_hooks_in_order():
+def test_all_eight_hooks_run_in_order():
     from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
     param = torch.zeros(2)
@@ -586,7 +586,7 @@ def test_all_eight_hooks_in_order():
     assert not optimizer._optimizer_load_state_dict_post_hooks
 
 
-def test_a_load_hook_may_replace_the_state_dict():
+def test_load_hook_can_replace_the_state_dict():
     optimizer = _trained("plain", state_dtype=torch.float64)
     twin = _twin(optimizer)
     wanted = copy.deepcopy(optimizer.state_dict())

@@ -1,4 +1,4 @@
-"""docs/kadam.md: its examples run, its numbers are the ones that were measured, its conformance table names real tests."""
+"""Test docs/kadam.md: its examples run, its numbers are the measured ones, and its conformance table names existing tests."""
 
 import ast
 import hashlib
@@ -55,7 +55,7 @@ def test_the_measured_times_are_the_ones_that_were_written(step_time):
 
 
 def test_other_times_make_another_table(step_time, tmp_path):
-    """Or the test above could not fail."""
+    """Otherwise the test above could not fail."""
     for file in step_time.RESULTS.glob("step_time_*"):
         (tmp_path / file.name).write_text(file.read_text())
     [csv] = tmp_path.glob("*.csv")

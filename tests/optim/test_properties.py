@@ -1,4 +1,4 @@
-"""What k-Adam must obey whatever the numbers: symmetries, composition, and the last stage's bound."""
+"""Test properties of k-Adam for any gradients: symmetries, composition, and the last stage's bound."""
 
 import itertools
 
@@ -21,7 +21,7 @@ seeds = st.integers(0, 10**6)
 
 
 def _trajectory(gradients, stages, path="plain", **options):
-    """Parameters after each step, from zero, in float64, for gradients of shape (steps, ...)."""
+    """Return float64 parameters after each step, starting from zero, for gradients of shape (steps, ...)."""
     param = torch.zeros(gradients.shape[1:], dtype=torch.float64)
     optimizer = KAdam([param], lr=0.1, k=len(stages), stages=stages, **PATHS[path], **options)
     values = []
@@ -38,7 +38,7 @@ def _gradients(seed, steps=8, size=5):
 
 @quick
 @given(seeds, stages, paths, st.integers(-40, 40))
-def test_scale_of_the_gradient_does_not_matter_without_eps(seed, stages, path, power):
+def test_update_is_invariant_to_gradient_scale_without_eps(seed, stages, path, power):
     """A power of two changes no rounding, so not even the last bit differs."""
     gradients = _gradients(seed)
     expected = _trajectory(gradients, stages, path, eps=0.0)
@@ -47,14 +47,14 @@ def test_scale_of_the_gradient_does_not_matter_without_eps(seed, stages, path, p
 
 @quick
 @given(seeds, stages, paths, st.sampled_from([0.0, 1e-8]))
-def test_sign_of_the_gradient_is_the_sign_of_the_way(seed, stages, path, eps):
+def test_negated_gradients_negate_the_trajectory(seed, stages, path, eps):
     gradients = _gradients(seed)
     assert torch.equal(_trajectory(-gradients, stages, path, eps=eps), -_trajectory(gradients, stages, path, eps=eps))
 
 
 @quick
 @given(seeds, stages, paths, st.permutations(range(5)))
-def test_coordinates_do_not_know_each_other(seed, stages, path, order):
+def test_coordinates_are_independent(seed, stages, path, order):
     gradients = _gradients(seed)
     expected = _trajectory(gradients, stages, path)[:, order]
     torch.testing.assert_close(_trajectory(gradients[:, order], stages, path), expected, rtol=1e-12, atol=1e-12)
@@ -93,7 +93,7 @@ def _largest_updates(gradients, stages):
 
 
 def _hostile(steps):
-    """Gradients that make an unstable stage grow: they vanish, decay, or come back after a long time."""
+    """Return gradients that make an unstable stage grow: they vanish, decay, or return after a long time."""
     n = torch.arange(steps, dtype=torch.float64)
     impulse = torch.where(n == 0, 1.0, 1e-300)  # not 0: a zero root has a zero update
     decaying = 0.95**n
@@ -103,8 +103,8 @@ def _hostile(steps):
 
 
 @pytest.mark.parametrize(("k", "unstable"), [(k, i) for k in (1, 2, 3) for i in range(k)])
-def test_the_last_stage_alone_decides(k, unstable):
-    """Claim K3: an unstable stage anywhere but last leaves the last stage's bound; in the last place it grows."""
+def test_last_stage_alone_decides_stability(k, unstable):
+    """Claim K3: with an unstable stage before the last, the last stage's bound holds; as the last stage it grows."""
     stages = [STABLE] * k
     stages[unstable] = UNSTABLE
     steps = np.arange(600)
@@ -120,14 +120,14 @@ def test_the_last_stage_alone_decides(k, unstable):
 
 @quick
 @given(seeds, st.lists(st.tuples(st.floats(0, 0.999), st.floats(0.3, 0.9999)), min_size=1, max_size=3))
-def test_the_exact_bound_of_the_last_stage_holds_for_any_stages(seed, stages):
+def test_exact_bound_of_the_last_stage_holds_for_any_stages(seed, stages):
     gradients = _gradients(seed, steps=40) * torch.logspace(0, -30, 40, dtype=torch.float64)[:, None]
     gamma, beta = stages[-1]
     bound = update_bound(beta1=gamma, beta2=beta, step=np.arange(40), law="exact")
     assert (_largest_updates(gradients, stages) <= bound * (1 + 1e-9)).all()
 
 
-def test_the_bound_is_attained_through_the_hook():
+def test_worst_case_gradients_attain_the_bound_in_the_hook():
     """The recorded update is exact: worst-case gradients reach the bound to 1e-9, with float32 parameters."""
     for (gamma, beta), path in itertools.product([STABLE, (0.99, 0.97)], ["plain", "foreach"]):
         param = torch.zeros(1)

@@ -1,4 +1,4 @@
-"""Every path against the slow float64 reference: parameters and state, after every step."""
+"""Compare every path with the slow float64 reference: parameters and state after every step."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_state_in_float64_equals_the_reference_rounded_once(path, dtype):
 
 @pytest.mark.parametrize("path", ["foreach", "capturable", "foreach capturable"])
 def test_paths_agree_in_bfloat16(path):
-    """One step from the same state, to the few digits that bfloat16 has after each of the operations."""
+    """Compare one step from the same state to the precision of bfloat16."""
     left = all_kinds(torch.bfloat16)
     right = clones(left)
     give_grads(left, right)

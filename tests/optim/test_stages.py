@@ -22,7 +22,7 @@ def test_k_pairs_of_valid_decays(beta1, beta2, k, name):
 
 
 @given(decay, decay, st.sampled_from(NAMES))
-def test_one_stage_has_the_base_pair_itself(beta1, beta2, name):
+def test_one_stage_has_exactly_the_base_pair(beta1, beta2, name):
     assert stage_betas(name, 1, betas=(beta1, beta2)) == [(beta1, beta2)]
 
 
@@ -54,7 +54,7 @@ def test_strategies_keep_the_usual_pair_stable(name, k):
     assert stability_coefficient(beta1=beta1, beta2=beta2) > 0
 
 
-def test_explicit_pairs_are_taken_as_they_are():
+def test_explicit_pairs_are_returned_unchanged():
     pairs = [(0.5, 0.6), (0.7, 0.8)]
     assert stage_betas(pairs, 2) == pairs
 
@@ -79,7 +79,7 @@ def test_explicit_pairs_are_taken_as_they_are():
         ("exp", 2, (0.9, "0.999"), ValueError, "betas must be either both floats or both Tensors"),
     ],
 )
-def test_what_is_refused(stages, k, betas, error, message):
+def test_invalid_stages_raise(stages, k, betas, error, message):
     with pytest.raises(error, match=message):
         stage_betas(stages, k, betas=betas)
 

@@ -1,4 +1,4 @@
-"""KAdam inside ordinary training loops: clipping, mixed precision, averaged parameters, accumulation, DDP, torch.compile."""
+"""Test KAdam in training loops: clipping, mixed precision, averaged parameters, accumulation, DDP, torch.compile."""
 
 import copy
 import os
@@ -82,7 +82,7 @@ def test_grad_scaler_unscales_and_skips_on_inf(path):
 
 
 @main_paths
-def test_parameter_averaging_sees_each_step_and_changes_none(path):
+def test_parameter_averaging_does_not_change_training(path):
     model, optimizer, loss = _problem(path)
     alone = _problem(path)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
@@ -101,7 +101,7 @@ def test_parameter_averaging_sees_each_step_and_changes_none(path):
 
 
 @pytest.mark.parametrize("options", [{"foreach": False}, {"foreach": True}, {"fused": True}], ids=MAIN)
-def test_the_step_itself_compiles(options):
+def test_compiled_step_does_not_recompile(options):
     """torch.compile(optimizer.step), as for torch's own optimizers: no recompilation once the state exists."""
     torch._dynamo.reset()
     model, optimizer, loss = _problem("plain")
@@ -171,7 +171,7 @@ def test_distributed_data_parallel(tmp_path):
         assert rank.returncode == 0, errors
 
 
-def test_torchs_own_tables():
+def test_torchs_own_optimizer_tests_pass():
     """torch.testing's inputs, errors and schedulers for Adam, in a process of their own: the import changes flags."""
     script = Path(__file__).with_name("torch_tables.py")
     run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""register_update_hook: what a recorder sees of a step."""
+"""Test `KAdam.register_update_hook`."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ VISIBLE = [path for path, options in PATHS.items() if "fused" not in options]
 
 
 @pytest.mark.parametrize("path", VISIBLE)
-def test_the_update_is_the_last_stages(path):
+def test_hook_receives_the_last_stages_update(path):
     params = [*all_kinds(torch.float64), torch.randn(3, dtype=torch.complex128)]
     options = {"lr": 0.01, "eps": 0.0, "weight_decay": 0.1}
     optimizer = KAdam(params, k=3, **options, **PATHS[path])
@@ -35,7 +35,7 @@ def test_the_update_is_the_last_stages(path):
 
 
 @pytest.mark.parametrize("path", VISIBLE)
-def test_watching_changes_nothing(path):
+def test_hooks_do_not_change_the_step(path):
     watched = all_kinds()
     alone = clones(watched)
     optimizers = KAdam(watched, lr=0.01, **PATHS[path]), KAdam(alone, lr=0.01, **PATHS[path])
@@ -47,7 +47,7 @@ def test_watching_changes_nothing(path):
     assert_same(*optimizers)
 
 
-def test_it_is_in_the_states_dtype():
+def test_update_has_the_states_dtype():
     param = torch.randn(4)
     optimizer = KAdam([param], state_dtype=torch.float64)
     dtypes = []
@@ -71,7 +71,7 @@ def test_hooks_run_in_order_until_removed():
     assert calls == ["first", "second", "second"]
 
 
-def test_fused_never_forms_the_update():
+def test_fused_rejects_update_hooks():
     param = torch.randn(4)
     with pytest.raises(RuntimeError, match="`fused` does not support update hooks"):
         KAdam([param], fused=True).register_update_hook(print)

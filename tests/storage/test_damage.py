@@ -29,7 +29,7 @@ def edit_json(path, **changes):
 
 
 def sign(tree, *names):
-    """Make the manifest agree with what lies there: damage that bytes alone do not show."""
+    """Make the manifest agree with the files, so that hashes do not show the damage."""
     entries = read_manifest(tree) | {name: sha256(tree / name) for name in names}
     (tree / MANIFEST).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(entries.items())))
 
@@ -45,21 +45,21 @@ def truncate(path):
 
 
 def drop_a_column(tree, shard):
-    """The damage of another version of the code: file, provenance and manifest agree."""
+    """Simulate another version of the code: file, provenance and manifest agree."""
     table, record = pd.read_parquet(shard), read_provenance(shard)
     write_table(table.drop(columns=table.columns[-1]), shard, {k: v for k, v in record.items() if k != "sha256"})
     sign(tree, *(f"{shard.parent.name}/{shard.with_suffix(s).name}" for s in (".parquet", ".json")))
 
 
 def edit_a_value(path):
-    """An edit that leaves the file readable: another digit."""
+    """Change a digit, which leaves the file readable."""
     text = path.read_text()
     place = re.search(r"\d(?=\d*\s*$)", text).start()
     path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
 
 
 def other_runs(tree, shard):
-    """Derived tables beside runs that they were not made from."""
+    """Replace the runs that derived tables were made from."""
     table, record = pd.read_parquet(shard), read_provenance(shard)
     column = table.select_dtypes("float").columns[-1]
     write_table(table.assign(**{column: table[column] * 2}), shard, {k: v for k, v in record.items() if k != "sha256"})
@@ -114,7 +114,7 @@ KINDS = {
 
 
 def other_shard(tree, shard):
-    """A shard with other runs; an experiment of one shard borrows from another experiment."""
+    """Return a shard with other runs, from another experiment if this one has a single shard."""
     return next(p for p in sorted(tree.glob("*/shard-*.parquet")) if sha256(p) != sha256(shard) and p.parent == shard.parent) \
         if len(list(shard.parent.glob("shard-*.parquet"))) > 1 \
         else next(p for p in sorted(tree.glob("*/shard-*.parquet")) if p.parent != shard.parent)  # fmt: skip
@@ -122,21 +122,21 @@ def other_shard(tree, shard):
 
 @pytest.fixture
 def tree(shipped, tmp_path):
-    """A copy of the shipped tree that a test may damage."""
+    """Return a copy of the shipped tree that a test may damage."""
     return shutil.copytree(shipped, tmp_path / "results/cached/smoke")
 
 
-def test_the_page_lists_what_is_tried_here(root):
+def test_documentation_lists_the_tested_damage(root):
     page = (root / "docs/reproducibility.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| ([^|]+: [^|]+) \|", page, re.MULTILINE) == list(KINDS)
 
 
-def test_the_undamaged_tree_is_found_undamaged(shipped):
+def test_undamaged_tree_passes(shipped):
     assert verify.damage(shipped) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_damage_is_named_and_nothing_is_made_from_it(tree, tmp_path, kind, capsys):
+def test_damage_is_reported_and_nothing_is_derived(tree, tmp_path, kind, capsys):
     damage, message, raw = KINDS[kind]
     # Another experiment for each kind, so that all of them are met.
     experiment = list(EXPERIMENTS)[list(KINDS).index(kind) % len(EXPERIMENTS)]
@@ -163,16 +163,16 @@ def test_damage_is_named_and_nothing_is_made_from_it(tree, tmp_path, kind, capsy
                 read_csv(tree, experiment, name)
 
 
-def test_one_shard_without_a_column_is_not_filled_with_nothing(tree):
-    """Laid under the others, its rows would be empty there."""
+def test_shard_without_a_column_raises(tree):
+    """`concat` would fill the column with empty cells."""
     experiment = next(name for name in EXPERIMENTS if len(list((tree / name).glob("shard-*.parquet"))) > 1)
     drop_a_column(tree, sorted((tree / experiment).glob("shard-*.parquet"))[-1])
     with pytest.raises(ArtifactError, match=r"lacks the column\(s\)"):
         read_runs(tree, experiment)
 
 
-def test_a_column_that_a_stage_asks_for_is_named(results, capsys):
-    """Runs of another version of the code, all shards alike."""
+def test_missing_column_is_named(results, capsys):
+    """All shards come from another version of the code."""
     for shard in (results / "growth").glob("shard-*.parquet"):
         record = read_provenance(shard)
         table = pd.read_parquet(shard).drop(columns="unseen")
@@ -184,7 +184,7 @@ def test_a_column_that_a_stage_asks_for_is_named(results, capsys):
     assert (results / "growth/measurements.csv").read_bytes() == before
 
 
-def test_runs_with_different_parameters_are_not_mixed(results):
+def test_runs_with_different_parameters_raise(results):
     path = results / "growth/shard-1-of-2.json"
     record = json.loads(path.read_text())
     edit_json(path, parameters=record["parameters"] | {"lr": 0.5})
@@ -192,7 +192,7 @@ def test_runs_with_different_parameters_are_not_mixed(results):
         read_runs(results, "growth")
 
 
-def test_a_ledger_that_was_edited_is_not_shown(tree):
+def test_edited_ledger_is_not_shown(tree):
     from ctadam.artifact import report as pages
 
     edit_a_value(claims.ledger_path(tree))
@@ -211,7 +211,7 @@ def verify_damage(tree):
 
 
 def meaning(tree, path):
-    """What is read from a file that is not hashed itself, or its bytes."""
+    """Return what is read from a file that is not hashed itself, or its bytes."""
     try:
         if path.name == MANIFEST:
             return read_manifest(tree)
@@ -237,8 +237,8 @@ OPERATIONS = {
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 @given(place=st.integers(0, 10**6), operation=st.sampled_from(sorted(OPERATIONS)), seed=st.integers(0, 2**32 - 1))
-def test_any_damage_anywhere_is_found(shipped, tmp_path_factory, place, operation, seed):
-    """Any file of the tree, any place in it: it is reported, or what is read from it is still the same."""
+def test_any_damage_is_reported_or_harmless(shipped, tmp_path_factory, place, operation, seed):
+    """Damage at any place of any file is reported or does not change what is read."""
     files = sorted(p.relative_to(shipped) for p in shipped.rglob("*") if p.is_file())
     tree = tmp_path_factory.mktemp("damaged") / "results/cached/smoke"
     shutil.copytree(shipped, tree, copy_function=os.link)  # the one file is replaced, not written into

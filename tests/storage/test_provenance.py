@@ -1,4 +1,4 @@
-"""The commit in a provenance: that of this artifact's own repository, or none."""
+"""Test the commit in provenance records: that of this artifact's repository, or none."""
 
 import importlib.util
 import os
@@ -26,7 +26,7 @@ def git(directory, *words):
 
 
 def repository(directory, *tracked):
-    """A repository with one commit of some of its files; gives the commit."""
+    """Create a repository with one commit of the given files and return the commit."""
     git(directory, "init", "-q")
     (directory / "README").write_text("one", encoding="utf-8")
     git(directory, "add", "README", *tracked)
@@ -36,7 +36,7 @@ def repository(directory, *tracked):
 
 @pytest.fixture(autouse=True)
 def no_inherited_repository(monkeypatch):
-    """The tests may themselves run inside a git hook, or where git is told to trust every directory."""
+    """Isolate git's configuration: tests may run inside a git hook, or where git trusts every directory."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
@@ -45,7 +45,7 @@ def no_inherited_repository(monkeypatch):
 
 @pytest.fixture
 def unpack(root):
-    """A function that puts the module at a place below a directory, as an archive or an installer would."""
+    """Return a function that copies the module below a directory, as an archive or an installer would."""
 
     def unpack(directory, place=MODULE):
         path = directory / place
@@ -57,14 +57,14 @@ def unpack(root):
 
 
 def recorded_commit(path):
-    """The commit that a copy of the module records."""
+    """Return the commit that a copy of the module records."""
     spec = importlib.util.spec_from_file_location("copied_provenance", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.environment()["commit"]
 
 
-def test_a_checkout_records_its_commit_and_whether_files_differ(tmp_path, unpack):
+def test_checkout_records_its_commit_and_dirty_state(tmp_path, unpack):
     path = unpack(tmp_path)
     commit = repository(tmp_path, MODULE)
     assert recorded_commit(path) == commit
@@ -72,7 +72,7 @@ def test_a_checkout_records_its_commit_and_whether_files_differ(tmp_path, unpack
     assert recorded_commit(path) == f"{commit}-dirty"
 
 
-def test_a_linked_worktree_and_a_path_through_a_link_are_checkouts(tmp_path, unpack):
+def test_linked_worktrees_and_symlinks_are_checkouts(tmp_path, unpack):
     main = tmp_path / "main ü"
     unpack(main)
     commit = repository(main, MODULE)
@@ -95,15 +95,15 @@ def test_sources_in_a_repository_that_does_not_track_them_record_no_commit(tmp_p
     assert recorded_commit(path) is None
 
 
-def test_a_repository_without_a_commit_gives_none(tmp_path, unpack):
+def test_repository_without_commits_records_none(tmp_path, unpack):
     path = unpack(tmp_path)
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", MODULE)
     assert recorded_commit(path) is None
 
 
-def test_an_installed_copy_inside_a_checkout_records_no_commit(tmp_path, unpack):
-    """Neither where it is ignored, nor where the directory happens to lie two levels below the repository's root."""
+def test_installed_copy_inside_a_checkout_records_no_commit(tmp_path, unpack):
+    """Neither if it is ignored, nor if its directory lies two levels below the repository's root."""
     (tmp_path / ".gitignore").write_text(".venv\nlib\n", encoding="utf-8")
     unpack(tmp_path)
     repository(tmp_path, ".gitignore", MODULE)
@@ -114,7 +114,7 @@ def test_an_installed_copy_inside_a_checkout_records_no_commit(tmp_path, unpack)
         assert recorded_commit(unpack(tmp_path, place)) is None
 
 
-def test_variables_that_point_git_elsewhere_do_not_mislead(tmp_path, unpack, monkeypatch):
+def test_git_environment_variables_are_ignored(tmp_path, unpack, monkeypatch):
     own, other, archive = tmp_path / "own", tmp_path / "other", tmp_path / "archive"
     path = unpack(own)
     commit = repository(own, MODULE)
@@ -131,7 +131,7 @@ def test_variables_that_point_git_elsewhere_do_not_mislead(tmp_path, unpack, mon
     assert recorded_commit(outside) is None
 
 
-def test_a_git_that_refuses_or_is_missing_gives_none(tmp_path, unpack, monkeypatch):
+def test_failing_or_missing_git_records_none(tmp_path, unpack, monkeypatch):
     path = unpack(tmp_path)
     repository(tmp_path, MODULE)
     with monkeypatch.context() as patch:

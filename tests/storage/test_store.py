@@ -1,4 +1,4 @@
-"""Results on disk: nothing is read that is missing, damaged, mixed or made by other code; nothing is half-written."""
+"""Test storage: missing, damaged or mixed results and results of other code are rejected, and writes are atomic."""
 
 import json
 import os
@@ -46,7 +46,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_named(results, damage):
+def test_damage_is_reported(results, damage):
     damaged, message = DAMAGE[damage]
     damaged(results / SHARD)
     with pytest.raises(ArtifactError, match=message):
@@ -55,7 +55,7 @@ def test_damage_is_named(results, damage):
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_no_figure_and_no_verdict_from_bad_data(results, tmp_path, damage):
+def test_damaged_runs_give_no_figure_or_verdict(results, tmp_path, damage):
     DAMAGE[damage][0](results / SHARD)
     assert cli.main(["draw", "fig2", str(results), "--out", str(tmp_path / "figures")]) == 1
     assert not (tmp_path / "figures").exists()
@@ -64,19 +64,19 @@ def test_no_figure_and_no_verdict_from_bad_data(results, tmp_path, damage):
     assert (results / "claims.csv").read_bytes() == before
 
 
-def test_missing_derived_tables_say_which_command_makes_them(results):
+def test_missing_derived_table_names_its_command(results):
     (results / "growth/measurements.csv").unlink()
     with pytest.raises(ArtifactError, match="make it with `ctadam measure growth"):
         read_csv(results, "growth", "measurements")
 
 
-def test_runs_come_back_sorted(smoke):
+def test_runs_are_sorted(smoke):
     runs = read_runs(smoke, "growth")
     assert runs[["run", "step"]].apply(tuple, axis=1).is_monotonic_increasing
     assert runs["run"].nunique() == 9
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
+def test_failed_write_keeps_the_previous_file(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("old")
 
@@ -90,7 +90,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_same_table_same_bytes(tmp_path):
+def test_equal_tables_give_equal_bytes(tmp_path):
     table = pd.DataFrame({"run": [0, 1], "x": [0.1, 0.2], "name": ["a", "b"]})
     for name in ("a.parquet", "b.parquet"):
         write_table(table, tmp_path / name, {"note": 1})
@@ -106,7 +106,7 @@ def test_same_table_same_bytes(tmp_path):
 
 @pytest.fixture
 def tree(results, tmp_path):
-    """A results directory with complete fresh runs and nothing shipped."""
+    """Return a results directory with complete fresh runs and nothing shipped."""
     fresh = tmp_path / "checkout/results/fresh"
     fresh.mkdir(parents=True)
     results.rename(fresh / "smoke")
@@ -141,7 +141,7 @@ def test_promote_never_overwrites_silently(tree):
 
 
 def test_promote_replaces_shards_of_another_division_and_what_was_derived(tree):
-    """Shipped in two shards, then run in three."""
+    """The runs are shipped in two shards and then run in three."""
     promote("smoke", results=tree)
     shipped = tree / "cached/smoke"
     derive.write(shipped, "growth", "predictions")
@@ -170,7 +170,7 @@ def test_promote_replaces_shards_of_another_division_and_what_was_derived(tree):
 
 
 def test_what_is_shipped_is_complete_after_promotion(tree):
-    """Tables, figures and ledger are made from the promoted runs, and from those that were shipped before."""
+    """Tables, figures and ledger are derived from the promoted runs and from those shipped before."""
     pictures = tree.parent / "paper_figures"
 
     def ship(*experiments):
@@ -220,7 +220,7 @@ def test_only_promote_writes_to_a_shipped_tree(shipped, words, capsys):
     assert {path: path.stat().st_mtime_ns for path in shipped.rglob("*")} == before
 
 
-def test_a_directory_above_called_cached_is_not_a_shipped_tree(results, tmp_path):
+def test_parent_directory_named_cached_is_not_a_shipped_tree(results, tmp_path):
     moved = tmp_path / "cached/artifact/results/fresh/smoke"
     moved.parent.mkdir(parents=True)
     results.rename(moved)
@@ -230,7 +230,7 @@ def test_a_directory_above_called_cached_is_not_a_shipped_tree(results, tmp_path
     assert cli.main(["predict", "quadratic", str(moved)]) == 0
 
 
-def test_runs_that_two_shards_hold_are_an_error(results):
+def test_overlapping_shards_raise(results):
     record = read_provenance(results / SHARD)
     second = results / "growth/shard-2-of-2.parquet"
     write_table(
@@ -244,7 +244,7 @@ def test_runs_that_two_shards_hold_are_an_error(results):
 
 
 def test_the_shipped_tree_carries_its_own_configuration(tree):
-    """What the runs were made with, in the form that the workflow takes."""
+    """The configuration of the runs has the workflow's format."""
     promote("smoke", results=tree)
     shipped = config.read_yaml(tree / "cached/smoke" / CONFIG)
     assert config.resolve("smoke", shipped) == config.resolve("smoke")
@@ -259,14 +259,14 @@ def test_promote_refuses_runs_of_another_scale(tree):
     assert not (tree / "cached").exists()
 
 
-def test_promote_takes_all_or_nothing(tree):
+def test_promote_is_all_or_nothing(tree):
     flip_a_byte(tree / "fresh/smoke/tightness/shard-1-of-1.parquet")
     with pytest.raises(ArtifactError, match="incomplete or damaged"):
         promote("smoke", results=tree)
     assert not (tree / "cached").exists()
 
 
-def test_a_manifest_that_is_missing_or_unreadable(tree):
+def test_missing_or_unreadable_manifest_raises(tree):
     promote("smoke", results=tree)
     with pytest.raises(ArtifactError, match=r"scales with shipped results: smoke"):
         read_manifest(tree / "cached/laptop")

@@ -1,4 +1,4 @@
-"""Order of rows."""
+"""Test the order of rows."""
 
 import ast
 
@@ -9,19 +9,19 @@ import pytest
 from ctadam.storage.tables import sort_rows
 
 
-def test_rows_come_in_the_order_of_all_keys():
+def test_rows_are_sorted_by_all_keys():
     table = pd.DataFrame({"a": [1, 1, 0, 0], "b": [2.0, 1.0, np.nan, 3.0], "c": list("wxyz")})
     assert "".join(sort_rows(table, ["a", "b"])["c"]) == "zyxw"
     assert "".join(sort_rows(table, ["a", "b"], ascending=[False, True])["c"]) == "xwzy"
 
 
-def test_keys_that_two_rows_share_are_an_error():
+def test_repeated_keys_raise():
     table = pd.DataFrame({"a": [1, 1, 2], "b": [np.nan, np.nan, 1.0]})
     with pytest.raises(ValueError, match=r"two rows share a = 1\.0, b = nan"):
         sort_rows(table, ["a", "b"])
 
 
-def test_no_other_sort_of_rows_is_in_the_package(root):
+def test_package_sorts_rows_only_with_sort_rows(root):
     """`np.sort` and `sorted` order values, and values that tie are the same; rows that tie are not."""
     for path in (root / "src/ctadam").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

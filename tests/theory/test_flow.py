@@ -1,4 +1,4 @@
-"""The differential equations: closed forms, the solver's order, the claim about p, and the discrete optimizer's limit."""
+"""Test the differential equations against closed forms, the solver's order and the discrete optimizer."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ ALL = [(order, kernel) for order in flow.ORDERS for kernel in flow.KERNELS]
 
 
 def solve(equation, theta, steps, substeps=8):
-    """The parts of the state after 0, 1, …, steps steps."""
+    """Return the parts of the state after 0, 1, …, ``steps`` steps."""
     times = equation.times(steps, substeps=substeps)
     return [part[::substeps] for part in odeint(equation, equation.start(theta), times, method="rk4")]
 
@@ -31,7 +31,7 @@ SIGN = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
 
 
 def discrete(gradient, theta, steps, *, lr, stages, weight_decay=0.0):
-    """k-Adam's own steps, by the optimizer's arithmetic: θ_0 … θ_steps."""
+    """Return θ_0 … θ_steps of the discrete k-Adam."""
     m, v = ([torch.zeros_like(theta) for _ in stages] for _ in range(2))
     path = [theta]
     for n in range(steps):
@@ -42,7 +42,7 @@ def discrete(gradient, theta, steps, *, lr, stages, weight_decay=0.0):
 
 
 @pytest.mark.parametrize("kernel", flow.KERNELS)
-def test_averages_of_a_constant_gradient(kernel):
+def test_constant_gradient_gives_exponential_averages(kernel):
     """m = g(1 − γe^{−as}) and v = g²(1 − βe^{−bs}), a and b the kernel's rates."""
     theta, m, v = solve(flow.adam(constant, lr=LR, kernel=kernel, **PAIR), THETA, 30)
     s = torch.arange(31, dtype=torch.float64)[:, None]
@@ -50,10 +50,10 @@ def test_averages_of_a_constant_gradient(kernel):
     a, b = ((1 - x) / x if kernel == "paper" else -math.log(x) for x in PAIR.values())
     torch.testing.assert_close(m, g * (1 - 0.9 * torch.exp(-a * s)), rtol=1e-8, atol=0)
     torch.testing.assert_close(v, g**2 * (1 - 0.99 * torch.exp(-b * s)), rtol=1e-8, atol=0)
-    assert (theta[:, 2] == 0.3).all()  # where the gradient is always 0 nothing moves, and 0/0 is 0
+    assert (theta[:, 2] == 0.3).all()  # a zero gradient changes nothing: 0/0 is 0
 
 
-def test_with_a_constant_gradient_and_the_exact_kernel_adam_is_followed_exactly():
+def test_exact_kernel_matches_adam_under_a_constant_gradient():
     theta = solve(flow.adam(constant, lr=LR, kernel="exact", **PAIR), THETA, 30)[0]
     s = torch.arange(31, dtype=torch.float64)[:, None]
     torch.testing.assert_close(theta, THETA - LR * s * SIGN, rtol=0, atol=1e-9)
@@ -80,8 +80,8 @@ def test_weight_decay_under_a_constant_gradient(order):
 
 @pytest.mark.parametrize("kernel", flow.KERNELS)
 @pytest.mark.parametrize("growth", [-0.05, 0.03])
-def test_averages_of_an_exponential_gradient(kernel, growth):
-    """g = e^{xs} for the second coordinate, made from the first, which moves by −η a step under its constant gradient.
+def test_exponential_gradient_gives_closed_form_averages(kernel, growth):
+    """g = e^{xs} for the second coordinate, computed from the first, which moves by −η per step under its constant gradient.
 
     With rate a, m = a/(a+x)·e^{xs} + (1 − γ − a/(a+x))·e^{−as}; the exact kernel makes the first coordinate linear.
     """
@@ -107,7 +107,7 @@ def test_averages_of_an_exponential_gradient(kernel, growth):
 
 
 def bowl(theta):
-    """Gradient of a smooth, not quadratic loss whose first gradients are far from 0."""
+    """Gradient of a smooth, non-quadratic loss whose first gradients are far from 0."""
     scale = torch.tensor([1.0, 0.3, 2.0], dtype=torch.float64)
     return scale * torch.tanh(scale * theta) + 0.1 * theta.roll(1, -1)
 
@@ -116,7 +116,7 @@ FAR = torch.tensor([2.0, 3.0, -1.5], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("order, kernel", ALL)
-def test_fourth_order_by_step_halving(order, kernel):
+def test_solver_converges_at_fourth_order(order, kernel):
     equation = flow.adamw(bowl, lr=LR, weight_decay=0.5, order=order, kernel=kernel, **PAIR)
     ends = [solve(equation, FAR, 20, substeps)[0][-1] for substeps in (4, 8, 16, 32)]
     errors = [float((coarse - fine).norm()) for coarse, fine in itertools.pairwise(ends)]
@@ -137,8 +137,8 @@ def test_p_only_relabels_time(order, kernel, p):
 
 
 @pytest.mark.parametrize("order, kernel", ALL)
-def test_the_equation_is_what_its_docstring_says(order, kernel):
-    """The right-hand side at a state drawn at random, against the equations written out, with p = ½."""
+def test_right_hand_side_equals_the_documented_equations(order, kernel):
+    """Compare the right-hand side at a random state with the equations written out, for p = ½."""
     generator = torch.Generator().manual_seed(0)
     theta, velocity, m, v = torch.randn((4, 5), dtype=torch.float64, generator=generator)
     v, t, p, lr, decay = v**2, 0.37, 0.5, 0.02, 0.4
@@ -162,8 +162,8 @@ def bowl5(theta):
 
 
 @pytest.mark.parametrize("order, kernel", ALL)
-def test_it_tracks_the_optimizer_the_better_the_smaller_the_learning_rate(order, kernel):
-    """Also with two stages. The error is relative to the distance travelled after a fixed number of steps."""
+def test_error_decreases_with_the_learning_rate(order, kernel):
+    """Also for two stages. The error is relative to the distance travelled after a fixed number of steps."""
     for stages in ([(0.9, 0.99)], stage_betas("inverse-exp", 2, betas=(0.9, 0.99))):
         errors = []
         for lr in (0.02, 0.005, 0.00125):
@@ -172,11 +172,11 @@ def test_it_tracks_the_optimizer_the_better_the_smaller_the_learning_rate(order,
             off = solve(equation, FAR, 60, 4)[0] - path
             errors.append(float(off[-1].norm() / (path[-1] - FAR).norm()))
         assert errors[0] < 0.03, errors
-        if kernel == "exact":  # the paper's kernel has an error of the start-up that no learning rate removes
+        if kernel == "exact":  # the paper's kernel has a start-up error that does not vanish with the learning rate
             assert errors[1] < errors[0] / 2 and errors[2] < errors[1] / 2, errors
 
 
-def test_one_stage_is_adamw_and_two_start_after_both_averages():
+def test_one_stage_is_adamw_and_each_stage_starts_after_its_first_average():
     options = {"lr": LR, "weight_decay": 0.5, "order": 2}
     one = solve(flow.kadam(bowl, stages=[tuple(PAIR.values())], **options), FAR, 20)[0]
     assert torch.equal(one, solve(flow.adamw(bowl, **options, **PAIR), FAR, 20)[0])
@@ -187,7 +187,7 @@ def test_one_stage_is_adamw_and_two_start_after_both_averages():
     torch.testing.assert_close(velocity, -LR * (0.5 * theta + g.sign()))
 
 
-def test_many_learning_rates_at_once_are_each_on_their_own():
+def test_stacked_learning_rates_equal_separate_solutions():
     lr = torch.tensor([[0.01], [0.03]], dtype=torch.float64)
     together = solve(flow.adam(bowl, lr=lr, order=2, **PAIR), FAR.expand(2, 3), 20)[0]
     for i in range(2):
@@ -206,7 +206,7 @@ def linearised(x, *, beta1, order=None, kernel="paper"):
 
 
 @pytest.mark.parametrize("beta1", [0.5, 0.9, 0.99])
-def test_curvature_limits(beta1):
+def test_curvature_limits_separate_stable_from_unstable(beta1):
     for equation in ({}, *({"order": 2, "kernel": kernel} for kernel in flow.KERNELS)):
         limit = flow.curvature_limit(beta1=beta1, **equation)
         assert linearised(0.999 * limit, beta1=beta1, **equation)
@@ -218,8 +218,8 @@ def test_curvature_limits(beta1):
 
 
 @pytest.mark.parametrize("beta1", [0.5, 0.9, 0.99])
-def test_lag_errors(beta1):
-    """Against the lags measured: how far a ramp of gradients is behind, in the optimizer and in the equation."""
+def test_lag_errors_equal_measured_lags(beta1):
+    """Measure the lags as the delay of a ramp of gradients, in the optimizer and in the equation."""
     rate = {kernel: flow.kernel_rate(beta1, kernel=kernel) for kernel in flow.KERNELS}
     n = np.arange(20000)
     average = (1 - beta1) * sum(beta1**j * (n[-1] - j) for j in n)  # of g_j = j, at the last step
@@ -248,12 +248,12 @@ def test_lag_errors(beta1):
         ({"p": 1.0, "lr": torch.tensor([[0.1], [0.2]])}, "p=1.0 needs a single learning rate"),
     ],
 )
-def test_bad_arguments_are_named(change, message):
+def test_invalid_arguments_raise(change, message):
     options = {"lr": LR, "weight_decay": 0.0, **PAIR, **change}
     with pytest.raises(ValueError, match=message):
         flow.adamw(bowl, **options)
 
 
-def test_k_adam_needs_a_stage():
+def test_empty_stages_raise():
     with pytest.raises(ValueError, match="Invalid stages"):
         flow.kadam(bowl, lr=LR, stages=[])

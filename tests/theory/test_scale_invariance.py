@@ -1,4 +1,4 @@
-"""The norm laws: against whole sums, and against the optimizer's own steps on weights that are scale-invariant."""
+"""Test the norm laws against closed sums and against the optimizer on scale-invariant weights."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ squares = st.lists(st.floats(0.0, 1e3), min_size=1, max_size=40)
 
 
 @given(rates, st.integers(0, 2**32 - 1), st.integers(1, 9))
-def test_a_step_of_the_norm_is_exact(rates, seed, dimension):
+def test_norm_step_is_exact(rates, seed, dimension):
     weight, update = np.random.default_rng(seed).standard_normal((2, dimension))
     after = (1 - rates["lr"] * rates["weight_decay"]) * weight - rates["lr"] * update
     found = s.norm_step(weight @ weight, update_sq=update @ update, inner=weight @ update, **rates)
@@ -23,7 +23,7 @@ def test_a_step_of_the_norm_is_exact(rates, seed, dimension):
 
 
 @given(squares, st.floats(0.0, 1e3), rates)
-def test_the_discrete_law_is_its_sum(squares, start, rates):
+def test_discrete_law_equals_its_closed_sum(squares, start, rates):
     law, keep = s.norm_law(squares, start=start, **rates), 1 - rates["lr"] * rates["weight_decay"]
     for n in range(len(squares) + 1):
         total = sum(rates["lr"] ** 2 * keep ** (2 * (n - 1 - j)) * squares[j] for j in range(n))
@@ -32,7 +32,7 @@ def test_the_discrete_law_is_its_sum(squares, start, rates):
 
 @settings(max_examples=15)
 @given(st.lists(st.floats(0.0, 1e3), min_size=1, max_size=6), st.floats(0.0, 10.0), rates)
-def test_the_integral_is_the_papers(squares, start, rates):
+def test_integral_form_equals_quadrature(squares, start, rates):
     """‖W(0)‖² e^{−2λt} + η ∫ e^{−2λ(t−τ)} ‖u(τ)‖² dτ, by quadrature, u constant during a step of length η."""
     lr, decay = rates["lr"], rates["weight_decay"]
     end = lr * len(squares)
@@ -43,7 +43,7 @@ def test_the_integral_is_the_papers(squares, start, rates):
     assert law[-1] == pytest.approx(np.exp(-2 * decay * end) * start + lr * sum(pieces), rel=1e-9, abs=1e-12)
 
 
-def test_the_two_forms_differ_at_the_order_of_the_decay_per_step():
+def test_forms_differ_at_first_order_in_the_decay():
     squares, off = np.random.default_rng(0).uniform(1, 3, 3000), []
     for lr in (1e-2, 1e-3):
         discrete, integral = (
@@ -69,7 +69,7 @@ def test_series_broadcast_over_runs():
 
 
 @given(st.floats(0.0, 0.999), st.integers(0, 60), st.integers(0, 2**32 - 1))
-def test_gamma_n_is_the_last_updates_share_of_the_next(beta1, step, seed):
+def test_momentum_gives_the_recursion_of_the_corrected_average(beta1, step, seed):
     """m̂_n = γ_n m̂_{n−1} + (1 − γ_n) g_n, m̂ Adam's corrected first moment."""
     gradients = np.random.default_rng(seed).standard_normal(step + 1)
     m, corrected = 0.0, []
@@ -81,7 +81,7 @@ def test_gamma_n_is_the_last_updates_share_of_the_next(beta1, step, seed):
     assert corrected[-1] == pytest.approx(share * before + (1 - share) * gradients[-1], rel=1e-9, abs=1e-9)
 
 
-# A scale-invariant loss of one weight, with noise: the distance of the direction from one that wanders.
+# A scale-invariant, noisy loss of one weight: the distance of its direction from a moving target.
 
 
 def _gradient(weight, target):
@@ -92,7 +92,7 @@ def _gradient(weight, target):
 
 
 def _momentum_run(*, beta1, lr, weight_decay, beta2=None, steps=300, noise=1.0, seed=0, dimension=20):
-    """AdamW with v replaced by one number (Assumption 2): 1, or with ``beta2`` the average of ‖g‖²/d. Series, a step each."""
+    """Return series (one entry per step) of AdamW with scalar v (Assumption 2): 1, or the average of ‖g‖²/d with ``beta2``."""
     rng = np.random.default_rng(seed)
     last = np.zeros(dimension)
     weight, average, square, before = rng.standard_normal(dimension), np.zeros(dimension), 0.0, 1.0
@@ -134,7 +134,7 @@ moved = st.fixed_dictionaries(
 
 @settings(max_examples=40, deadline=None)
 @given(moved)
-def test_each_step_of_the_derivation_is_exact_where_v_is_one_number(run):
+def test_derivation_is_exact_for_scalar_v(run):
     """docs/scale_invariance.md, equations (1) to (4), in its order; and the law made of them."""
     found = _momentum_run(**run)
     rates = {"lr": run["lr"], "weight_decay": run["weight_decay"]}
@@ -153,7 +153,7 @@ def test_each_step_of_the_derivation_is_exact_where_v_is_one_number(run):
 
 @settings(max_examples=20, deadline=None)
 @given(moved)
-def test_the_law_in_closed_form_once_the_bias_correction_is_over(run):
+def test_inertial_law_has_a_closed_form_after_bias_correction(run):
     """v constant: Y = ‖W_n‖² − 2ηγ/(a−γ)·⟨W_n, u_{n−1}⟩ follows Y_{n+1} = a²Y_n + η²(a+γ)/(a−γ)·‖u_n‖²: equation (5)."""
     gamma, lr = min(run["beta1"], 0.9), run["lr"]
     run = {**run, "beta1": gamma, "lr": min(lr, 0.05), "beta2": None}
@@ -171,8 +171,8 @@ def test_the_law_in_closed_form_once_the_bias_correction_is_over(run):
         np.testing.assert_allclose(z[1:], z[:-1] + lr**2 * grown[late][:-1], rtol=1e-10)
 
 
-def test_what_the_radial_part_adds_is_exact_for_constant_v():
-    """A weight whose gradients are not orthogonal to it: with ⟨W, g⟩ as it is the recursion is exact, without it is not."""
+def test_radial_term_makes_the_recursion_exact_for_constant_v():
+    """For gradients that are not orthogonal to the weight, the recursion is exact only with ⟨W, g⟩."""
     rng, rates = np.random.default_rng(0), {"lr": 0.01, "weight_decay": 0.5}
     weight, average = rng.standard_normal(20), np.zeros(20)
     with_it, without = (weight @ weight, 0.0), (weight @ weight, 0.0)
@@ -188,8 +188,8 @@ def test_what_the_radial_part_adds_is_exact_for_constant_v():
     assert abs(without[0] / (weight @ weight) - 1) > 0.5
 
 
-def test_the_unsmoothed_law_needs_orthogonal_gradients_and_the_inertial_does_not():
-    """Momentum, no decay: with noise alone both hold and the paper's law does not; without noise only the inertial does."""
+def test_unsmoothed_law_needs_orthogonal_gradients():
+    """With momentum and no decay, noise alone satisfies both laws but not the paper's; without noise only the inertial holds."""
     off = {}
     for noise in (30.0, 0.0):
         found = _momentum_run(beta1=0.9, lr=0.02 if noise == 0 else 0.002, weight_decay=0.0, steps=800, noise=noise)
@@ -208,7 +208,7 @@ def test_the_unsmoothed_law_needs_orthogonal_gradients_and_the_inertial_does_not
 
 @settings(max_examples=30)
 @given(rates, st.integers(0, 2**32 - 1))
-def test_the_direction_step_is_exact_and_the_papers_to_first_order(rates, seed):
+def test_direction_step_is_exact(rates, seed):
     weight, update = np.random.default_rng(seed).standard_normal((2, 12))
     update -= (update @ weight) / (weight @ weight) * weight  # scale invariance without momentum
     norm, lr = np.linalg.norm(weight), rates["lr"]
@@ -222,7 +222,7 @@ def test_the_direction_step_is_exact_and_the_papers_to_first_order(rates, seed):
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9])
-def test_the_steady_state_is_where_the_laws_come_to_rest(beta1):
+def test_steady_state_is_a_fixed_point_of_the_laws(beta1):
     rates = {"lr": 0.02, "weight_decay": 0.7}
     law = s.inertial_norm_law(np.full(5000, 3.0), start=1.0, share=beta1, **rates)
     factor = s.amplification(beta1=beta1, **rates)
@@ -242,8 +242,8 @@ def test_the_steady_state_is_where_the_laws_come_to_rest(beta1):
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.9])
-def test_a_weight_turns_by_the_steady_angle(beta1):
-    """Noise that never ends, v constant: the mean of cos φ over the run, once the start is forgotten."""
+def test_mean_angle_equals_the_steady_angle(beta1):
+    """For stationary noise and constant v, compare the mean of cos φ after the start is forgotten."""
     found = _momentum_run(beta1=beta1, lr=0.3, weight_decay=0.1, steps=6000, noise=3.0)
     late = slice(1000, None)
     between = (1 - 0.03) * found["norm_sq"] - 0.3 * found["inner"]  # ⟨W_n, W_{n+1}⟩
@@ -253,7 +253,7 @@ def test_a_weight_turns_by_the_steady_angle(beta1):
 
 
 @pytest.mark.parametrize("decay", [0.0, 60.0])
-def test_no_steady_state_without_decay(decay):
+def test_steady_state_without_decay_raises(decay):
     with pytest.raises(ValueError, match=r"is not in \(0, 1\)"):
         s.steady_norm_sq(1.0, lr=0.02, weight_decay=decay)
     with pytest.raises(ValueError, match=r"is not in \(0, 1\)"):
@@ -262,7 +262,7 @@ def test_no_steady_state_without_decay(decay):
         s.steady_angular_step(lr=0.02, weight_decay=decay)
 
 
-def test_the_second_stage_stands_for_the_norm():
+def test_second_stage_reproduces_the_scale_invariant_direction():
     """AdamW on a weight with a gradient of the direction alone, against 2-Adam's second stage on the unit sphere; one
     number for v in both stages, so that nothing but the correspondence is tested. They part by the order of ηλ."""
     off = []
@@ -289,8 +289,8 @@ def test_the_second_stage_stands_for_the_norm():
     assert off[0] < 0.05 and off[1] < 0.4 * off[0]
 
 
-def test_the_laws_take_torch_tensors_and_hold_for_adam_itself():
-    """Adam with its own v, elementwise: what is left over is Assumption 2, a percent here."""
+def test_laws_accept_tensors_and_hold_for_adam():
+    """Adam with its elementwise v; the remaining error is that of Assumption 2, one percent here."""
     torch.manual_seed(0)
     weight, m, v = torch.randn(3, 400, dtype=torch.float64).unbind()
     m, v = torch.zeros_like(m), torch.zeros_like(v)

@@ -1,4 +1,4 @@
-"""The formulas of the stability theory: against exact arithmetic, brute force, and Adam's own recursion."""
+"""Test the stability formulas against exact arithmetic, brute force and Adam's recursion."""
 
 import warnings
 from fractions import Fraction
@@ -12,7 +12,7 @@ from scipy.integrate import quad
 
 from ctadam.theory import stability as s
 
-# The whole open square, and the corner (1, 1) where people choose, resolved to 1e-6.
+# The open unit square, and the corner (1, 1) with the usual pairs, resolved to 1e-6.
 inside = st.one_of(
     st.floats(1e-6, 1 - 1e-6),
     st.floats(-6, -0.5).map(lambda exponent: 1 - 10**exponent),
@@ -22,7 +22,7 @@ laws = st.sampled_from(["paper", "exact"])
 
 
 def exact_bound(beta1, beta2, step):
-    """The exact bound from its definition, summed term by term with 60 digits."""
+    """Return the exact bound from its definition, summed term by term with 60 digits."""
     with mpmath.workdps(60):
         g, b = mpmath.mpf(beta1), mpmath.mpf(beta2)
         total = mpmath.fsum((g * g / b) ** j for j in range(step + 1))
@@ -41,7 +41,7 @@ def paper_bound(beta1, beta2, step):
 
 
 def adam_update(gradients, beta1, beta2):
-    """u_n after all gradients, by Adam's recursion in the order of the paper's equations."""
+    """Return u_n after all gradients by Adam's recursion, in the order of the paper's equations."""
     m = v = 0.0
     for gradient in gradients:
         m = beta1 * m + (1 - beta1) * gradient
@@ -52,7 +52,7 @@ def adam_update(gradients, beta1, beta2):
 
 @given(inside, st.floats(-1e-3, 1e-3), laws)
 def test_coefficients_do_not_cancel_at_their_boundary(gamma, offset, law):
-    """What is lost there is in proportion to 1 − γ, which near (1, 1) is far less than the 1 that is subtracted."""
+    """The error is proportional to 1 − γ, which near (1, 1) is far below the 1 that is subtracted."""
     beta = min(float(s.boundary_beta2(beta1=gamma, law=law)) * (1 + offset * (1 - gamma)), 1 - 1e-12)
     with mpmath.workdps(60):
         g, b = mpmath.mpf(gamma), mpmath.mpf(beta)
@@ -182,7 +182,7 @@ decimals = st.integers(1, 6).flatmap(lambda n: st.integers(1, 10**n - 1).map(lam
 @example(Fraction(1, 2))
 @example(Fraction(1, 1000))
 @example(Fraction(999999, 1000000))
-def test_pairs_typed_on_the_exact_boundary_are_on_it(gamma):
+def test_decimal_pairs_on_the_exact_boundary_are_classified_as_boundary(gamma):
     pair = {"beta1": float(gamma), "beta2": float(gamma**2)}
     assert s.verdict(**pair) is s.Verdict.BOUNDARY
     assert s.stability_coefficient(**pair, law="exact") == 0
@@ -197,7 +197,7 @@ def test_pairs_typed_on_the_exact_boundary_are_on_it(gamma):
 @example(Fraction(4, 10))
 @example(Fraction(75, 100))
 @example(Fraction(976, 1000))
-def test_pairs_typed_on_the_papers_boundary_are_on_it(gamma):
+def test_decimal_pairs_on_the_paper_boundary_are_classified_as_boundary(gamma):
     pair = {"beta1": float(gamma), "beta2": float(gamma / (2 - gamma))}
     assert s.stability_coefficient(**pair) == 0
     assert str(s.growth_rate(**pair)) == "0.0"
@@ -207,13 +207,13 @@ def test_pairs_typed_on_the_papers_boundary_are_on_it(gamma):
 
 
 @given(inside, laws, st.sampled_from([-1, 1]))
-def test_the_boundary_is_a_few_roundings_wide(gamma, law, side):
+def test_boundary_tolerance_is_a_few_machine_epsilons(gamma, law, side):
     beta = s.boundary_beta2(beta1=gamma, law=law) * (1 + 4 * side * s.BOUNDARY_TOLERANCE)
     assert np.sign(s.stability_coefficient(beta1=gamma, beta2=beta, law=law)) == side
 
 
 @given(pair=pairs)
-def test_the_verdict_agrees_with_coefficients_rates_and_bounds(pair):
+def test_verdict_agrees_with_coefficients_rates_and_bounds(pair):
     verdict = s.verdict(**pair)
     c, exact = (s.stability_coefficient(**pair, law=law) for law in ("paper", "exact"))
     bounded = verdict in (s.Verdict.STABLE, s.Verdict.BOUNDED)
@@ -223,7 +223,7 @@ def test_the_verdict_agrees_with_coefficients_rates_and_bounds(pair):
 
 
 @pytest.mark.parametrize("gamma", [1e-5, 1e-17, 1e-160])
-def test_a_tiny_beta1_is_unstable_without_a_second_moment(gamma):
+def test_tiny_beta1_is_unstable_for_zero_beta2(gamma):
     """γ(1 − γ) rounds to γ there, and β − γ² must not vanish with it."""
     assert s.verdict(beta1=gamma, beta2=0.0) is s.Verdict.UNSTABLE
     assert s.verdict(beta1=gamma, beta2=gamma) is s.Verdict.STABLE
@@ -242,7 +242,7 @@ close_to_one = st.one_of(
 @example(beta1=0.99995, beta2=0.999, law="paper")
 @example(beta1=1 - 1e-12, beta2=0.0, law="paper")
 @example(beta1=1 - 2.0**-53, beta2=0.5, law="exact")
-def test_the_nearest_stable_beta2_is_stable_as_printed(beta1, beta2, law):
+def test_nearest_stable_beta2_is_stable_as_printed(beta1, beta2, law):
     nearest = s.nearest_stable_beta2(beta1=beta1, beta2=beta2, law=law)
     last = 1 - 2.0**-53
     wanted = {s.Verdict.STABLE} if law == "paper" else {s.Verdict.STABLE, s.Verdict.BOUNDED}
@@ -343,7 +343,7 @@ def test_epsilon_cap_against_brute_force():
         (lambda: s.epsilon_cap(beta1=0.99, beta2=0.9, eps=0.0), "Invalid epsilon"),
     ],
 )
-def test_bad_input(call, message):
+def test_invalid_arguments_raise(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -1,4 +1,4 @@
-"""The trainer: every record against an independent computation, and runs that depend on nothing but themselves."""
+"""Test the trainer: records equal independent computations, and runs do not depend on each other."""
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ def fit(task, chunk=None, **columns):
 
 
 def perceptron(generator):
-    """A small network with weights from a generator."""
+    """Return a small network with weights from a generator."""
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
     for parameter in model.parameters():
         nn.init.normal_(parameter, 0.0, 0.5, generator=generator)
@@ -85,8 +85,8 @@ def test_transformer_is_causal_and_equals_torchs_attention():
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_records_against_torchs_own_adamw(corpus, task, weight_decay):
-    """The same run with torch.optim.AdamW and the records computed the long way, from parameters before and after."""
+def test_records_equal_those_of_torchs_adamw(corpus, task, weight_decay):
+    """Run torch.optim.AdamW and compute the records from the parameters before and after each step."""
     lr, steps = 1e-2, 12
     table = fit(task, lr=lr, weight_decay=weight_decay, eps=1e-8, state_dtype="float32", steps=steps)
     weights, order = generators(0)
@@ -117,7 +117,7 @@ def test_records_against_torchs_own_adamw(corpus, task, weight_decay):
 
 
 def test_unseen_counts_steps_since_the_token(corpus, task):
-    """Against a plain scan of the batches."""
+    """Compare with a plain scan of the batches."""
     table = fit(task, beta1=0.99, beta2=0.9, lr=1e-3, steps=60)
     _, order = generators(0)
     stream = batches(corpus.train, batch=BATCH, context=SHAPE["context"], generator=order)
@@ -147,8 +147,8 @@ EACH_EPS = [1e-8, 0.0, 1e-3, 1e-12, 1e-8, 0.0, 0.1]
 @pytest.mark.parametrize("build", [None, perceptron, convolutions])
 @pytest.mark.parametrize("chunk", [1, 4])
 @pytest.mark.parametrize("dtype, eps", [("float32", 1e-8), ("float64", 0.0), ("float32", EACH_EPS)])
-def test_a_run_of_an_ensemble_equals_the_run_alone(task, build, chunk, dtype, eps):
-    """To the last bit: in a full chunk, in the smaller one at the end, or by itself."""
+def test_run_in_an_ensemble_equals_the_run_alone(task, build, chunk, dtype, eps):
+    """Compare bit for bit a run in a full chunk, in the smaller last chunk, and alone."""
     task = classes(build) if build else task
     together = fit(task, chunk=chunk, **MIXED, state_dtype=dtype, eps=eps)
     for run, row in points(**MIXED, state_dtype=dtype, eps=eps).groupby("run"):
@@ -160,7 +160,7 @@ def test_a_run_of_an_ensemble_equals_the_run_alone(task, build, chunk, dtype, ep
 
 
 def by_hand(task, point, optimizer):
-    """A run with an optimizer of torch's kind and nothing of the trainer's: losses, and the parameters at the end."""
+    """Train with a torch optimizer and a plain loop; return losses and final parameters."""
     weights, order = generators(point.seed)
     model, losses = task.build(weights), []
     optimizer = optimizer(model.parameters(), point)
@@ -198,19 +198,19 @@ def own_kadam(parameters, point):
 @pytest.mark.parametrize("build", [None, perceptron, convolutions])
 @pytest.mark.parametrize("chunk", [1, 4])
 @pytest.mark.parametrize("dtype, eps", [("float32", 1e-8), ("float64", 0.0), ("float32", 0.0)])
-def test_each_run_equals_an_optimizer_driven_by_hand(task, build, chunk, dtype, eps):
-    """Run after run with torch.optim.Adam or AdamW (k = 1, float32 state, ε > 0) and with KAdam: the same bits.
+def test_each_run_equals_a_plain_training_loop(task, build, chunk, dtype, eps):
+    """Each run has the same bits as torch.optim.Adam or AdamW (k = 1, float32 state, ε > 0) and KAdam in a plain loop.
 
-    Batched, the gradients of LayerNorm's weights and the losses are sums in another order, so there the runs agree to
-    float32's rounding only, which Adam's first steps amplify where a gradient is nearly 0.
+    In a batch, LayerNorm's gradients and the losses are summed in another order, so runs agree to float32's rounding only.
+    Adam's first steps amplify it where a gradient is nearly 0.
     """
     task = classes(build) if build else task
     table = fit(task, chunk=chunk, **MIXED, state_dtype=dtype, eps=eps)
     for point in points(**MIXED, state_dtype=dtype, eps=eps).itertuples():
         run = table[table["run"] == point.run]
-        peers = [own_kadam] + [torchs_own] * (point.k == 1 and dtype == "float32" and eps > 0)
-        for peer in peers:
-            losses, test, largest = by_hand(task, point, peer)
+        optimizers = [own_kadam] + [torchs_own] * (point.k == 1 and dtype == "float32" and eps > 0)
+        for optimizer in optimizers:
+            losses, test, largest = by_hand(task, point, optimizer)
             tolerance = {"rel": 0, "abs": 0} if chunk == 1 else {"rel": 1e-4}
             assert run["train_loss"].tolist() == pytest.approx(losses, **tolerance)
             assert run["test_loss"].iloc[-1] == pytest.approx(test, **tolerance)
@@ -218,8 +218,8 @@ def test_each_run_equals_an_optimizer_driven_by_hand(task, build, chunk, dtype, 
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
-def test_clipping_changes_the_runs_that_ask_for_it_and_no_other(task, chunk):
-    """A norm that no gradient reaches and inf are the run without clipping; a small one is another run."""
+def test_clipping_changes_only_the_runs_that_request_it(task, chunk):
+    """A norm above every gradient's and inf change nothing; a small norm changes the run."""
     plain = fit(task, chunk=chunk)
     table = fit(task, chunk=chunk, clip=[0.1, np.inf, 1e6])
     losses = [table.loc[table["run"] == run, "train_loss"].tolist() for run in range(3)]
@@ -229,10 +229,10 @@ def test_clipping_changes_the_runs_that_ask_for_it_and_no_other(task, chunk):
 
 @pytest.mark.parametrize("build", [None, perceptron, convolutions])
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_mixed_precision_is_torchs_autocast_for_the_runs_that_ask_for_it(task, build, chunk):
-    """One by one to the bit what a loop under autocast makes; batched, alone as among others; float32 runs as ever.
+def test_mixed_precision_equals_torchs_autocast(task, build, chunk):
+    """A single run equals a loop under autocast bit for bit, a batched run equals the run alone, float32 runs are unchanged.
 
-    Batched products in bfloat16 are the exception: processors with instructions for them choose a kernel by the batch.
+    Batched bfloat16 products are an exception: processors with bfloat16 instructions choose the kernel by batch size.
     """
     task = classes(build) if build else task
     columns = {"precision": ["bfloat16", "float32", "bfloat16", "bfloat16"], "seed": [0, 0, 1, 2]}
@@ -267,7 +267,7 @@ PEER_POINTS = {
 
 
 class Decayed:
-    """One of torch's optimizers after a decoupled decay of the parameters, driven by hand."""
+    """Return one of torch's optimizers in a plain loop, after a decoupled decay of the parameters."""
 
     def __init__(self, parameters, point):
         self.parameters, self.keep = list(parameters), 1 - point.lr * point.weight_decay
@@ -286,8 +286,8 @@ class Decayed:
 
 @pytest.mark.parametrize("chunk", [1, 4])
 @pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
-def test_torchs_own_optimizers_in_an_ensemble(name, chunk):
-    """Each row is that optimizer by hand, and the run alone; a diverged one touches no other."""
+def test_torchs_optimizers_in_an_ensemble_equal_plain_loops(name, chunk):
+    """Each row equals a plain loop and the run alone; a diverged run changes no other."""
     task = classes(perceptron)
     table = fit(task, chunk=chunk, **PEER_POINTS, optimizer=name)
     for point in points(**PEER_POINTS, optimizer=name).drop(index=3).itertuples():
@@ -303,8 +303,8 @@ def test_torchs_own_optimizers_in_an_ensemble(name, chunk):
 
 
 @pytest.mark.parametrize("name", ["adamw", "nadam", "radam"])
-def test_the_decoupled_decay_is_torchs_own(name):
-    """Where torch decouples it too, its ``weight_decay`` gives the same run."""
+def test_decoupled_decay_equals_torchs(name):
+    """For optimizers whose decay torch decouples, ``weight_decay`` gives the same run."""
 
     def own(parameters, point):
         kind, options = TORCH_OPTIMIZERS[name]
@@ -317,8 +317,8 @@ def test_the_decoupled_decay_is_torchs_own(name):
     assert table["train_loss"].tolist() == by_hand(task, point, own)[0]
 
 
-def test_the_update_of_another_optimizer_is_what_the_parameters_show():
-    """SGD without momentum moves by η·g: the update is the gradient, whatever the decay."""
+def test_recorded_update_is_the_change_of_the_parameters():
+    """SGD without momentum moves by η·g, so its update is the gradient for any decay."""
     task = classes(perceptron)
     table = fit(task, chunk=1, beta1=0.0, lr=0.1, weight_decay=0.5, optimizer="sgd", state_dtype="float32", steps=1)
     weights, order = generators(0)
@@ -330,8 +330,8 @@ def test_the_update_of_another_optimizer_is_what_the_parameters_show():
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_the_unsmoothed_variant_by_its_equations(chunk):
-    """Against a float64 loop written from the equations: m̂/√v̂ over the root of the average of (g/√v̂)²."""
+def test_unsmoothed_variant_equals_its_equations(chunk):
+    """Compare with a float64 loop of the equations: m̂/√v̂ over the root of the average of (g/√v̂)²."""
     task, lr, decay, eps = classes(perceptron), 1e-2, 0.1, 1e-8
     columns = {"beta1": 0.9, "beta2": [0.99, 0.999], "seed": [0, 1], "lr": lr, "weight_decay": decay, "eps": eps}
     table = fit(task, chunk=chunk, **columns, optimizer="unsmoothed", state_dtype="float64", steps=8)
@@ -358,8 +358,8 @@ def test_the_unsmoothed_variant_by_its_equations(chunk):
 @pytest.mark.parametrize("eps", [[0.0] * 5, [1e-8] * 5, [1e-8, 0.0, 0.1, 1e-12, 0.0]])
 @pytest.mark.parametrize("ks", [[1] * 5, [3] * 5, [3, 2, 2, 1, 1]])
 @pytest.mark.filterwarnings("ignore::ctadam.optim.StabilityWarning")
-def test_the_stacked_optimizer_is_kadam_bit_for_bit(dtype, eps, ks):
-    """Given the same gradients, zeros among them, parameters and update are those of KAdam, whatever the other rows are."""
+def test_stacked_optimizer_equals_kadam_bit_for_bit(dtype, eps, ks):
+    """With the same gradients (some zero), parameters and updates equal KAdam's for any other rows."""
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(5, 33, generator=generator)
     pairs, lr, weight_decay = (
@@ -376,7 +376,7 @@ def test_the_stacked_optimizer_is_kadam_bit_for_bit(dtype, eps, ks):
     ]
     leaves = [nn.Parameter(row.clone()) for row in start]
     options = {"foreach": False, "state_dtype": dtype}
-    peers = [
+    optimizers = [
         KAdam([leaf], lr=lr[r], betas=pairs[r], eps=eps[r], weight_decay=weight_decay[r], k=ks[r], **options)
         for r, leaf in enumerate(leaves)
     ]
@@ -384,14 +384,14 @@ def test_the_stacked_optimizer_is_kadam_bit_for_bit(dtype, eps, ks):
         grad = torch.randn(5, 33, generator=generator)
         grad[:, ::4] = 0
         change = stacked.step(grad.to(dtype))
-        for r, (leaf, peer, one) in enumerate(zip(leaves, peers, single, strict=True)):
+        for r, (leaf, optimizer, one) in enumerate(zip(leaves, optimizers, single, strict=True)):
             leaf.grad = grad[r].clone()
-            peer.step()
+            optimizer.step()
             assert torch.equal(one.step(grad[r : r + 1].to(dtype))[0], change[r])
             assert torch.equal(leaf, stacked.params[r]) and torch.equal(leaf, one.params[0])
 
 
-def test_a_stage_is_kept_for_the_runs_that_have_it():
+def test_stages_are_stored_only_for_runs_that_have_them():
     stages = [stage_betas("exp", k, betas=(0.9, 0.999)) for k in (3, 1, 1)]
     common = {"lr": [1e-3] * 3, "weight_decay": [0.0] * 3, "eps": [0.0] * 3, "state_dtype": torch.float32, "steps": 1}
     stacked = StackedKAdam(torch.zeros(3, 7), stages=stages, **common)
@@ -410,8 +410,8 @@ def test_layout_keeps_every_tensor_apart_and_aligned():
     assert all(place.start % 16 == 0 for place in layout.places.values()) and layout.width % 16 == 0
 
 
-def test_nothing_in_a_step_waits_for_the_device_or_reads_the_state(task, monkeypatch):
-    """Between test losses no value is fetched; the recorder sees the applied change and the parameters, no average."""
+def test_steps_do_not_synchronize_or_read_the_state(task, monkeypatch):
+    """Between test losses no value is fetched. The recorder reads the applied change and the parameters, not the averages."""
     seen = []
     monkeypatch.setattr(torch.Tensor, "item", lambda *_: pytest.fail("fetched a value"))
     finite = ensemble._Recorder.finite
@@ -427,8 +427,8 @@ def test_nothing_in_a_step_waits_for_the_device_or_reads_the_state(task, monkeyp
     assert seen == [4, 9, 11]
 
 
-def test_chunks_are_chosen_by_model_and_device(corpus):
-    """Many where they are small, one by one where a batch's logits over all words fill the cache."""
+def test_chunk_size_depends_on_model_and_device(corpus):
+    """Small models are batched; a model whose logits over all words fill the cache is trained alone."""
     assert chunk_size(classes(perceptron), CPU) == 64 and chunk_size(classes(convolutions), CPU) == 8
     settings = {**config.resolve("laptop")["growth"]["model"], "batch": 8, "test_batches": 1, "test_every": 1}
     assert chunk_size(language(corpus, **settings, device=CPU), CPU) == 1
@@ -469,14 +469,14 @@ def test_memory_is_measured_while_one_run_trains(task, monkeypatch):
     pd.testing.assert_frame_equal(fit(task, chunk=2, seed=[0, 1]), expected, check_exact=True)
 
 
-def test_test_loss_is_taken_where_said(corpus, task):
+def test_test_loss_is_computed_every_test_every_steps(corpus, task):
     table = fit(task, steps=12)
     assert table.index[table["test_loss"].notna()].tolist() == [4, 9, 11]
     assert table["test_loss"].iloc[-1] < np.log(len(corpus.vocabulary))
 
 
 @pytest.mark.parametrize("chunk", [1, 8])
-def test_a_diverged_run_is_recorded_and_touches_no_other(task, chunk):
+def test_diverged_run_is_recorded_and_changes_no_other(task, chunk):
     table = fit(task, chunk=chunk, lr=[1e-2, 1e30, 1e-2], seed=[0, 0, 1], steps=12)
     bad = table[table["run"] == 1]
     records = bad[["update_max", "param_max", "param_norm", "displacement_max", "train_loss"]]
@@ -488,7 +488,7 @@ def test_a_diverged_run_is_recorded_and_touches_no_other(task, chunk):
         pd.testing.assert_frame_equal(good, fit(task, chunk=chunk, seed=seed).assign(run=run), check_exact=True)
 
 
-def test_bad_points(task):
+def test_invalid_runs_raise(task):
     with pytest.raises(ValueError, match="lack the column"):
         train(points().drop(columns="beta2"), task=task, device=CPU)
     with pytest.raises(ValueError, match="unknown state_dtype 'float16'"):
