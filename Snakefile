@@ -1,12 +1,12 @@
-# Rebuilds the paper from raw runs, in five stages: train -> predict -> measure -> draw -> judge.
+# Reproduce the paper from raw runs in five stages: train -> predict -> measure -> draw -> judge.
 #
-#   snakemake                 everything, retrained (scale laptop; --config scale=smoke or scale=paper)
-#   snakemake fig2            what figure 2 needs, retrained, and the verdicts on its claims
-#   snakemake cached          every figure and claim from the shipped runs, compared with what is shipped; nothing is trained
-#   snakemake cached_fig2     figure 2 from the shipped runs
-#   snakemake verify          are the shipped runs what they say they are?
+#   snakemake                 retrain everything (scale laptop; --config scale=smoke or scale=paper)
+#   snakemake fig2            retrain what figure 2 needs and judge its claims
+#   snakemake cached          derive every figure and claim from the shipped runs and compare them; no training
+#   snakemake cached_fig2     derive figure 2 from the shipped runs
+#   snakemake verify          check all hashes and retrain a sample of the shipped runs
 #
-# All cores are used unless --cores says otherwise (profiles/default).
+# Uses all cores unless --cores limits them (profiles/default).
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -30,10 +30,10 @@ rule all:
         rules.claims.input,
 
 
-# Derived tables, figures and ledger of the shipped runs, made again beside what is shipped and compared with it.
+# Derive tables, figures and ledger from the shipped runs again and compare them with the shipped ones.
 rule cached:
     input:
-        # Named here, so that a missing run is an error and not hidden by tables made from it earlier.
+        # Listed explicitly: a missing run must be an error, even where tables derived from it still exist.
         lambda wildcards: [
             path for name in present("redrawn") for path in raw("redrawn", name)
         ],
@@ -53,21 +53,21 @@ rule cached:
         "python -m ctadam --log {log} compare {params.scale}"
 
 
-# One file for a browser, of the shipped runs: snakemake report --report-after-run --report report.html
+# HTML report of the shipped runs: snakemake report --report-after-run --report report.html
 rule report:
     input:
         rules.cached.input,
         [f"results/redrawn/{SCALE}/{page}.html" for page in ("claims", "provenance")],
 
 
-# The same of one's own runs.
+# HTML report of your own runs.
 rule fresh_report:
     input:
         rules.all.input,
         [f"results/fresh/{SCALE}/{page}.html" for page in ("claims", "provenance")],
 
 
-# All hashes of the shipped results, and a sample of their runs made again on this machine.
+# Check all hashes of the shipped results and retrain a sample of their runs on this machine.
 rule verify:
     input:
         rules.cached.input[0],

@@ -1,4 +1,4 @@
-# The ledger: prediction, measurement and verdict of every claim; beside a fresh one the shipped values.
+# Judge every claim: prediction, measurement, verdict; for fresh runs with the shipped values as a column.
 rule judge:
     input:
         runs=lambda wildcards: [
@@ -16,7 +16,7 @@ rule judge:
         record=f"results/{{tree}}/{SCALE}/claims.json",
     log:
         f"results/logs/{{tree}}/{SCALE}/judge.log",
-    # Last, so that the ledger is what stands at the end of the terminal's output.
+    # Runs last, so that the terminal output ends with the ledger.
     priority: -1
     conda:
         "../../environment.yml"
@@ -38,7 +38,7 @@ rule claims:
         f"results/fresh/{SCALE}/claims.csv",
 
 
-# What the report shows beside the figures: the ledger and the provenance, each a page of HTML.
+# HTML pages of the report: ledger and provenance.
 rule pages:
     input:
         runs=lambda wildcards: [

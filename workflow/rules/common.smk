@@ -1,4 +1,4 @@
-# Configuration and the names of files. `config` holds what the user changed; CONFIG is the whole, checked.
+# Configuration and file names. `config` holds the user's changes, CONFIG the validated whole.
 import os
 import shlex
 import shutil
@@ -8,8 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir)
-# The checkout as seen from the working directory (another one with --directory): "." in general, so that a checkout that is
-# moved is not another one.
+# Relative to the working directory (usually ".", another with --directory), so that moving the checkout triggers no rerun.
 HERE = Path(os.path.relpath(ROOT))
 if os.pathsep in str(ROOT):
     raise WorkflowError(
@@ -19,12 +18,12 @@ sys.path.insert(0, str(ROOT / "src"))
 
 
 def prepend(variable, directory):
-    """Put a directory first in a search path that the jobs inherit."""
+    """Prepend a directory to a search path that the jobs inherit."""
     rest = os.environ.get(variable)
     os.environ[variable] = f"{directory}{os.pathsep}{rest}" if rest else str(directory)
 
 
-# The jobs run this checkout's package with this interpreter, whether or not either is activated or installed.
+# Jobs use this checkout's package and this interpreter, even if neither is installed or activated.
 prepend("PYTHONPATH", ROOT / "src")
 prepend("PATH", Path(sys.executable).parent)
 
@@ -41,7 +40,7 @@ if PACKAGE != (ROOT / "src" / "ctadam").resolve():
     )
 
 try:
-    # Not `config`: there Snakemake has dropped one of two equal keys and the quotes that tell text from numbers.
+    # Not `config`: Snakemake drops duplicate keys there, and the quotes that distinguish text from numbers.
     changes = configuration.changes(
         workflow.config_settings.configfiles, workflow.config_settings.config_args
     )
@@ -50,7 +49,7 @@ try:
 except ArtifactError as error:
     raise WorkflowError(str(error))
 
-# A scale may hold some of the experiments only.
+# A scale may define only some of the experiments.
 EXPERIMENTS = [name for name in experiments.EXPERIMENTS if name in CONFIG]
 FIGURES = {
     figure: needs
@@ -58,7 +57,7 @@ FIGURES = {
     if set(needs) <= set(EXPERIMENTS)
 }
 
-# One GPU job at a time is the profile's limit; without a GPU the jobs share the cores.
+# GPUs per training job. The profile allows one at a time; without a GPU the jobs share the cores.
 GPU = (
     int(shutil.which("nvidia-smi") is not None)
     if CONFIG["device"] == "auto"
@@ -73,22 +72,22 @@ wildcard_constraints:
 
 
 def code(*modules):
-    """Source files that determine what modules do, for `input: code=`: an edit re-plans, a touch does not."""
+    """Return the source files that modules depend on, for `input: code=`: an edit triggers a rerun, a touch does not."""
     files = closure(*(f"ctadam.{module}" for module in modules))
     return [str(HERE / "src" / "ctadam" / file.relative_to(PACKAGE)) for file in files]
 
 
 def of_experiments(names, stage):
-    """The modules of one stage of some experiments."""
+    """Return the modules of one stage of the given experiments."""
     return [f"experiments.{name}.{stage}" for name in names]
 
 
-# What is shipped lies in the checkout and is never written: no rule has an output there.
+# Shipped results are read-only: no rule has an output here.
 CACHED = HERE / "results" / "cached" / SCALE
 
 
 def manifest():
-    """The names of the shipped files of this scale."""
+    """Return the names of the shipped files of this scale."""
     try:
         return read_manifest(CACHED)
     except ArtifactError as error:
@@ -96,7 +95,7 @@ def manifest():
 
 
 def present(tree):
-    """The experiments of a tree: those the configuration has, or of them those that are shipped."""
+    """Return the experiments of a tree: all configured ones (fresh), or those of them that are shipped (redrawn)."""
     if tree == "fresh":
         return list(EXPERIMENTS)
     shipped = {name.split("/")[0] for name in manifest()}
@@ -104,12 +103,12 @@ def present(tree):
 
 
 def drawn(tree):
-    """The figures that can be drawn from them."""
+    """Return the figures that a tree's experiments suffice for."""
     return [name for name, needs in FIGURES.items() if set(needs) <= set(present(tree))]
 
 
 def raw(tree, experiment):
-    """The raw runs that a tree is made from: those shipped, or those the configuration asks for."""
+    """Return the raw runs of a tree: the shipped ones (redrawn), or those that the configuration asks for (fresh)."""
     if tree == "redrawn":
         shipped = [name for name in manifest() if name.startswith(f"{experiment}/")]
         if not shipped:
@@ -124,7 +123,7 @@ def raw(tree, experiment):
 
 
 def derived(experiments):
-    """The derived tables of some experiments, and the records of what they were made from, in either tree."""
+    """Return the derived tables of the given experiments and their records, with the wildcard `tree`."""
     return [
         f"results/{{tree}}/{SCALE}/{experiment}/{name}.{suffix}"
         for experiment in experiments
@@ -134,14 +133,14 @@ def derived(experiments):
 
 
 def figure_paths(tree, figure):
-    """The files of a figure."""
+    """Return the files of a figure."""
     return [
         str(path) for path in figures.paths(figure, f"paper_figures/{tree}/{SCALE}")
     ]
 
 
 def shipped_ledger(wildcards):
-    """The option that shows the shipped values beside one's own."""
+    """Return the option that adds the shipped values to the ledger of fresh runs."""
     ledger = CACHED / "claims.csv"
     if wildcards.tree == "fresh" and ledger.exists():
         return f"--shipped {shlex.quote(str(ledger))}"

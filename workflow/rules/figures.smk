@@ -1,4 +1,4 @@
-# For each figure one rule that draws it and one that judges the claims it shows, for both trees; and a target for each tree.
+# Per figure: a rule that draws it, a rule that judges its claims (both for either tree), and one target per tree.
 for figure, needs in FIGURES.items():
 
     rule:
@@ -47,7 +47,7 @@ for figure, needs in FIGURES.items():
             record=f"results/{{tree}}/{SCALE}/claims_{figure}.json",
         log:
             f"results/logs/{{tree}}/{SCALE}/judge_{figure}.log",
-        # Last, so that the ledger is what stands at the end of the terminal's output.
+        # Runs last, so that the terminal output ends with the ledger.
         priority: -1
         conda:
             "../../environment.yml"
@@ -63,7 +63,7 @@ for figure, needs in FIGURES.items():
         name:
             figure
         input:
-            # Named here, so that runs that are missing (a job failed) are made even where older tables and figures exist.
+            # Listed explicitly: missing runs (a job failed) must be made, even where older tables and figures exist.
             [path for name in needs for path in raw("fresh", name)],
             figure_paths("fresh", figure),
             f"results/fresh/{SCALE}/claims_{figure}.csv",
@@ -72,7 +72,7 @@ for figure, needs in FIGURES.items():
         name:
             f"cached_{figure}"
         input:
-            # Named here, so that a missing run is an error and not hidden by tables made from it earlier.
+            # Listed explicitly: a missing run must be an error, even where tables derived from it still exist.
             lambda wildcards, needs=needs: [
                 path for name in needs for path in raw("redrawn", name)
             ],

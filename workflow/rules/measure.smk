@@ -1,4 +1,4 @@
-# What the raw runs show.
+# Measure the raw runs, without theory.
 for experiment in EXPERIMENTS:
 
     rule:

@@ -1,4 +1,4 @@
-# What theory says about each run, from the run's parameters.
+# Predict each run from its parameters alone.
 for experiment in EXPERIMENTS:
 
     rule:

@@ -1,4 +1,4 @@
-# Raw runs, shard by shard. Only the fresh tree has a rule that makes them.
+# Train raw runs, shard by shard. Only the fresh tree has training rules.
 for experiment in EXPERIMENTS:
 
     rule:
@@ -19,7 +19,7 @@ for experiment in EXPERIMENTS:
         resources:
             gpu=GPU,
         params:
-            # All of this experiment's parameters and no other's, so that a change retrains just what it affects.
+            # Only this experiment's parameters, so that a change retrains only what it affects.
             parameters=CONFIG[experiment],
             experiment=experiment,
             scale=SCALE,
