@@ -168,7 +168,7 @@ def prefactor(*, beta1: ArrayLike, beta2: ArrayLike, step: ArrayLike) -> FloatAr
 
 
 def _geometric_sum(c: FloatArray, n1: FloatArray, *, unit: Callable[[FloatArray], FloatArray]) -> FloatArray:
-    """Return (1 − e^{−n1·c}) / unit(c), or its limit n1 at c = 0; unit(c) is −c or e^{−c} − 1."""
+    """Return (e^{−n1·c} − 1) / unit(c), or its limit n1 at c = 0; unit(c) is −c or e^{−c} − 1."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         value = np.expm1(-n1 * c) / unit(c)
     return np.where(c == 0, n1, value)
