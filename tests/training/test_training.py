@@ -489,7 +489,7 @@ def test_diverged_run_is_recorded_and_changes_no_other(task, chunk):
 
 
 def test_invalid_runs_raise(task):
-    with pytest.raises(ValueError, match="lack the column"):
+    with pytest.raises(ValueError, match="lacks the column"):
         train(points().drop(columns="beta2"), task=task, device=CPU)
     with pytest.raises(ValueError, match="unknown state_dtype 'float16'"):
         fit(task, state_dtype="float16")

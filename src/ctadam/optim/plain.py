@@ -74,7 +74,7 @@ def plain_step(
             on_update(param, torch.view_as_complex(update) if param.is_complex() else update)
         step_size: Any = lr / bias_correction1
         if tensor_steps:
-            target.sub_(exp_avg / denom * step_size)  # addcdiv_ takes no tensor
+            target.sub_(exp_avg / denom * step_size)  # `value` of addcdiv_ takes no tensor
         else:
             target.addcdiv_(exp_avg, denom, value=-step_size)
         if target is not real:

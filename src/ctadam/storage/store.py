@@ -26,7 +26,7 @@ ROW_KEYS = ("run", "step", "record", "optimizer", "weight", "lag")
 _SHARD = re.compile(r"shard-(\d+)-of-(\d+)\.parquet")
 
 
-def _run(results: str | Path, experiment: str) -> str:
+def _run_command(results: str | Path, experiment: str) -> str:
     return f"`ctadam run {experiment} --out {results}`"
 
 
@@ -49,7 +49,7 @@ def shard_paths(results: str | Path, experiment: str) -> list[Path]:
             by_division.setdefault(int(match[2]), {})[int(match[1])] = path
     if not by_division:
         raise ArtifactError(
-            f"no runs in {directory}: {repair_hint(directory, f'make them with {_run(results, experiment)}')}"
+            f"no runs in {directory}: {repair_hint(directory, f'make them with {_run_command(results, experiment)}')}"
         )
     if len(by_division) > 1:
         divisions = ", ".join(map(str, sorted(by_division)))
@@ -58,7 +58,7 @@ def shard_paths(results: str | Path, experiment: str) -> list[Path]:
     missing = [i for i in range(1, shards + 1) if i not in paths]
     if missing:
         path = shard_path(directory, missing[0], shards)
-        raise ArtifactError(f"{path} is missing: {repair_hint(path, f'run {_run(results, experiment)} again')}")
+        raise ArtifactError(f"{path} is missing: {repair_hint(path, f'run {_run_command(results, experiment)} again')}")
     return [paths[i] for i in range(1, shards + 1)]
 
 
@@ -182,11 +182,11 @@ def sources(results: str | Path, experiment: str, *tables: str) -> dict[str, str
     derived = {}
     for table in tables:
         name = f"{experiment}/{table}.csv"
-        derived[name] = check_derived(results / name, raw, _how(results, experiment, table))
+        derived[name] = check_derived(results / name, raw, _derive_command(results, experiment, table))
     return raw | derived
 
 
-def _how(results: str | Path, experiment: str, table: str) -> str:
+def _derive_command(results: str | Path, experiment: str, table: str) -> str:
     return f"`ctadam {DERIVED[table]} {experiment} {results}`"
 
 
@@ -218,5 +218,5 @@ def read_csv(results: str | Path, experiment: str, name: str) -> pd.DataFrame:
         ArtifactError: if it is missing, was edited or was made from other runs, or if the runs are damaged.
     """
     path = Path(results) / experiment / f"{name}.csv"
-    check_derived(path, sources(results, experiment), _how(results, experiment, name))
+    check_derived(path, sources(results, experiment), _derive_command(results, experiment, name))
     return pd.read_csv(path)

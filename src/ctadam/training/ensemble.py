@@ -24,7 +24,7 @@ from ctadam.training.tasks import Task
 from ctadam.training.torch_optimizers import TORCH_OPTIMIZERS, StackedTorchOptimizer
 
 #: Required columns of a table of runs. Other columns are copied to the result.
-POINT_COLUMNS = ("run", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dtype", "seed", "steps")
+RUN_COLUMNS = ("run", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dtype", "seed", "steps")
 #: Optional columns and their defaults. ``k`` and ``stages`` are used by ``kadam`` only. ``clip`` is the norm to which the
 #: gradient is clipped. ``precision`` is that of the forward and backward pass.
 OPTIONAL_COLUMNS: dict[str, Any] = {
@@ -76,12 +76,21 @@ def _numbers(model: nn.Module, inputs: Tensor) -> int:
 
 def _memory_of_one_run(task: Task, device: torch.device) -> int:
     """Return the peak GPU memory, in bytes, of one run during one step and its test loss."""
-    run = {"run": 0, "beta1": 0.9, "beta2": 0.999, "lr": 1e-3, "weight_decay": 0.0, "eps": 0.0, "seed": 0, "steps": 1}
-    point = pd.DataFrame([{**run, "state_dtype": "float64", **OPTIONAL_COLUMNS}])
+    settings = {
+        "run": 0,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "lr": 1e-3,
+        "weight_decay": 0.0,
+        "eps": 0.0,
+        "seed": 0,
+        "steps": 1,
+    }
+    runs = pd.DataFrame([{**settings, "state_dtype": "float64", **OPTIONAL_COLUMNS}])
     for _ in range(2):  # the first time also allocates cuBLAS's workspace, which all runs share
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        _train_chunk(point, task, device, True, lambda amount: None)
+        _train_chunk(runs, task, device, True, lambda amount: None)
         peak = torch.cuda.max_memory_allocated(device) - before
     return peak
 
@@ -264,37 +273,37 @@ class _Gradient:
         return total / len(self.task.test[0])
 
 
-def _optimizer(points: pd.DataFrame, params: Tensor, state_dtype: torch.dtype, steps: int) -> Any:
+def _optimizer(runs: pd.DataFrame, params: Tensor, state_dtype: torch.dtype, steps: int) -> Any:
     """Return the optimizer of a chunk, which updates the rows of ``params``."""
-    name = points["optimizer"].iloc[0]
+    name = runs["optimizer"].iloc[0]
     if name in TORCH_OPTIMIZERS:
-        rows: Any = points.to_dict("records")
+        rows: Any = runs.to_dict("records")
         return StackedTorchOptimizer(name, params, rows)
     common: dict[str, Any] = {
-        "lr": points["lr"].tolist(),
-        "weight_decay": points["weight_decay"].tolist(),
-        "eps": points["eps"].tolist(),
+        "lr": runs["lr"].tolist(),
+        "weight_decay": runs["weight_decay"].tolist(),
+        "eps": runs["eps"].tolist(),
         "state_dtype": state_dtype,
     }
     if name == "unsmoothed":
-        return StackedUnsmoothed(params, betas=points[["beta1", "beta2"]].to_numpy().tolist(), **common)
+        return StackedUnsmoothed(params, betas=runs[["beta1", "beta2"]].to_numpy().tolist(), **common)
     stages = [
         stage_betas(stages, int(k), betas=(float(beta1), float(beta2)))
-        for stages, k, beta1, beta2 in points[["stages", "k", "beta1", "beta2"]].itertuples(index=False)
+        for stages, k, beta1, beta2 in runs[["stages", "k", "beta1", "beta2"]].itertuples(index=False)
     ]
     return StackedKAdam(params, stages=stages, steps=steps, **common)
 
 
 def _train_chunk(
-    points: pd.DataFrame, task: Task, device: torch.device, batched: bool, progress: Callable[[int], object]
+    runs: pd.DataFrame, task: Task, device: torch.device, batched: bool, progress: Callable[[int], object]
 ) -> list[pd.DataFrame]:
     """Return one table per run of a chunk.
 
     The runs must agree in optimizer, steps, state_dtype and precision, and be sorted by decreasing k.
     """
-    common = points.iloc[0]
+    common = runs.iloc[0]
     steps, state_dtype = int(common["steps"]), STATE_DTYPES[common["state_dtype"]]
-    seeds, inverse = np.unique(points["seed"], return_inverse=True)
+    seeds, inverse = np.unique(runs["seed"], return_inverse=True)
     sources = [generators(seed) for seed in seeds]
     models = [task.build(weights) for weights, _ in sources]
     layout = Layout(models[0].named_parameters())
@@ -308,11 +317,11 @@ def _train_chunk(
     indices = [torch.randint(task.examples, (steps, task.batch), generator=order) for _, order in sources]
     draws = torch.stack(indices, 1).to(device)
     which = torch.from_numpy(inverse).to(device)
-    optimizer = _optimizer(points, params, state_dtype, steps)
+    optimizer = _optimizer(runs, params, state_dtype, steps)
     recorder = _Recorder(
-        layout, start, steps, task.watch, which, len(seeds), points["lr"].tolist(), task.score is not None
+        layout, start, steps, task.watch, which, len(seeds), runs["lr"].tolist(), task.score is not None
     )
-    norms = torch.tensor(points["clip"].to_numpy(), dtype=torch.float32)
+    norms = torch.tensor(runs["clip"].to_numpy(), dtype=torch.float32)
     clip = norms.to(device) if norms.isfinite().any() else None
     autocast = PRECISIONS[common["precision"]]
     gradient = _Gradient(task, models[0].to(device), layout, params, grad, clip, batched, autocast)
@@ -322,13 +331,13 @@ def _train_chunk(
         losses = gradient(*batch, which)
         with torch.no_grad():
             recorder.after_step(optimizer.step(grad), params, losses)
-        progress(len(points))
+        progress(len(runs))
         if (step + 1) % task.test_every == 0 or step == steps - 1:
             recorder.test(gradient.test())
             if not recorder.finite().any():  # the only synchronization with the device
-                progress(len(points) * (steps - 1 - step))
+                progress(len(runs) * (steps - 1 - step))
                 break
-    return [recorder.table(run) for run in range(len(points))]
+    return [recorder.table(run) for run in range(len(runs))]
 
 
 def _share(progress: Callable[[int], object], own: int, trained: int) -> Callable[[int], object]:
@@ -336,30 +345,30 @@ def _share(progress: Callable[[int], object], own: int, trained: int) -> Callabl
     return lambda amount: progress(amount // trained * own)
 
 
-def _check(points: pd.DataFrame) -> None:
+def _check(runs: pd.DataFrame) -> None:
     """Raise `ValueError` if the table of runs lacks a column or holds an invalid value."""
-    missing = [c for c in POINT_COLUMNS if c not in points]
+    missing = [c for c in RUN_COLUMNS if c not in runs]
     if missing:
-        raise ValueError(f"points lack the column(s) {', '.join(missing)}")
+        raise ValueError(f"the table of runs lacks the column(s) {', '.join(missing)}")
     for column, known in (("state_dtype", STATE_DTYPES), ("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
-        unknown = set(points[column]) - set(known)
+        unknown = set(runs[column]) - set(known)
         if unknown:
             raise ValueError(f"unknown {column} {unknown.pop()!r}; known: {', '.join(known)}")
-    if (points["optimizer"].isin(TORCH_OPTIMIZERS) & (points["state_dtype"] != "float32")).any():
+    if (runs["optimizer"].isin(TORCH_OPTIMIZERS) & (runs["state_dtype"] != "float32")).any():
         raise ValueError("torch's optimizers keep their state in float32, like the parameters")
     for column, good, rule in (
-        ("lr", points["lr"] > 0, "above 0"),
-        ("weight_decay", points["weight_decay"] >= 0, "at least 0"),
-        ("eps", points["eps"] >= 0, "at least 0"),
-        ("steps", points["steps"] >= 1, "at least 1"),
-        ("clip", points["clip"] > 0, "above 0"),
+        ("lr", runs["lr"] > 0, "above 0"),
+        ("weight_decay", runs["weight_decay"] >= 0, "at least 0"),
+        ("eps", runs["eps"] >= 0, "at least 0"),
+        ("steps", runs["steps"] >= 1, "at least 1"),
+        ("clip", runs["clip"] > 0, "above 0"),
     ):
         if not good.all():
-            raise ValueError(f"Invalid {column}: {points[column][~good].iloc[0]} is not {rule}")
+            raise ValueError(f"Invalid {column}: {runs[column][~good].iloc[0]} is not {rule}")
 
 
 def train(
-    points: pd.DataFrame,
+    runs: pd.DataFrame,
     *,
     task: Task,
     device: torch.device,
@@ -372,7 +381,7 @@ def train(
     CPU with a fixed ``chunk``, the result does not depend on which runs are trained together, to the last bit.
 
     Args:
-        points: one row per run, with the columns `POINT_COLUMNS` and optionally `OPTIONAL_COLUMNS`. Other columns are copied to
+        runs: one row per run, with the columns `RUN_COLUMNS` and optionally `OPTIONAL_COLUMNS`. Other columns are copied to
             the result. ``beta1`` and ``beta2`` are the paper's γ and β. ``state_dtype`` is ``"float32"`` or ``"float64"``.
             ``k`` and ``stages``: see `ctadam.optim.stage_betas`. ``clip`` is the global norm to which the gradient is clipped,
             inf for none. ``optimizer`` is one of `OPTIMIZERS`. ``precision`` is ``"float32"``, or ``"bfloat16"`` for training
@@ -398,7 +407,7 @@ def train(
     Raises:
         ValueError: if a column is missing or a value is invalid.
     """
-    full = points.assign(**{c: value for c, value in OPTIONAL_COLUMNS.items() if c not in points})
+    full = runs.assign(**{c: value for c, value in OPTIONAL_COLUMNS.items() if c not in runs})
     _check(full)
     chunk = chunk or chunk_size(task, device)
     # On a CPU the kernel of batched convolutions depends on their number, so the last chunk is filled up with copies.
@@ -411,10 +420,10 @@ def train(
             trained = rows.iloc[np.minimum(np.arange(chunk), len(rows) - 1)] if fill else rows
             chunk_tables = _train_chunk(trained, task, device, chunk > 1, _share(progress, len(rows), len(trained)))
             tables |= dict(zip(rows.index, chunk_tables[: len(rows)], strict=True))
-    columns = [c for c in points if c != "steps"]
+    columns = [c for c in runs if c != "steps"]
     parts = []
-    for index, point in zip(points.index, points[columns].to_dict("records"), strict=True):
+    for index, run in zip(runs.index, runs[columns].to_dict("records"), strict=True):
         table = tables[index]
-        constants = pd.DataFrame({name: [value] * len(table) for name, value in point.items()})
+        constants = pd.DataFrame({name: [value] * len(table) for name, value in run.items()})
         parts.append(pd.concat([constants, table], axis=1))
     return pd.concat(parts, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True)
