@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from ctadam import cli
-from ctadam.artifact import figures, shipped
+from ctadam.artifact import figures
 from ctadam.artifact import report as pages
 from ctadam.artifact.figures import FIGURES
 from ctadam.artifact.ledger import CLAIMS, read_ledger
@@ -56,16 +56,16 @@ def test_the_table_follows_the_ledger(checkout):
 
 
 def test_times_and_sizes_are_those_of_the_provenance(checkout, monkeypatch):
-    real = shipped.checked_shards
+    real = pages.checked_shards
     monkeypatch.setattr(
-        shipped, "checked_shards",
+        pages, "checked_shards",
         lambda directory, name: {p: r | {"wall_s": 90.0} for p, r in real(directory, name).items()},
     )  # fmt: skip
     row = next(line for line in pages.figure_table(checkout, "smoke").splitlines() if line.startswith("| `fig2`"))
     cpu, gpu, disk = (cell.strip() for cell in row.split("|")[5:8])
     assert cpu == "3 min" and gpu == "—" and re.fullmatch(r"[\d.]+ [kM]B", disk)  # two shards of 90 s
     monkeypatch.setattr(
-        shipped, "checked_shards",
+        pages, "checked_shards",
         lambda directory, name: {p: r | {"wall_s": 20.0, "device": "NVIDIA H100"} for p, r in real(directory, name).items()},
     )  # fmt: skip
     row = next(line for line in pages.figure_table(checkout, "smoke").splitlines() if line.startswith("| `fig2`"))

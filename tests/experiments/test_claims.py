@@ -10,6 +10,7 @@ from ctadam import cli
 from ctadam.analysis.verdicts import bootstrap, most
 from ctadam.artifact import ledger as claims
 from ctadam.artifact.ledger import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Evidence
+from ctadam.artifact.report import ledger_text
 from ctadam.errors import ArtifactError
 from ctadam.experiments import load
 from ctadam.storage.provenance import write_derived
@@ -552,7 +553,7 @@ def test_the_ledger_of_the_smoke_scale(smoke):
     assert ledger.set_index("id").loc["S2", "note"].startswith("runs too short")
     some = claims.judge(smoke, ["k_sweep", "tightness"])
     assert some["id"].tolist() == ["S7", "S8", "K1", "K2", "K3"]
-    text = claims.as_text(ledger)
+    text = ledger_text(ledger)
     assert all(f"{row.id:<4} {row.verdict}" in text for row in ledger.itertuples())
     counts = ", ".join(f"{(verdicts == v).sum()} {v}" for v in (REPRODUCED, CONTRADICTED, INCONCLUSIVE))
     assert text.endswith(f"{len(ids)} claims: {counts}")
@@ -566,7 +567,7 @@ def test_shipped_values_stand_beside_ones_own(smoke, tmp_path):
     write_derived(ledger.assign(value="elsewhere", verdict="contradicted").query("id == 'S1'"), path, {})
     both = claims.beside(ledger, path)
     assert both["shipped"].tolist() == ["elsewhere" if id == "S1" else "" for id in ledger["id"]]
-    assert "(shipped: elsewhere); the shipped runs say contradicted" in claims.as_text(both)
+    assert "(shipped: elsewhere); the shipped runs say contradicted" in ledger_text(both)
     with pytest.raises(ArtifactError, match="there is no ledger"):
         claims.beside(ledger, tmp_path / "none.csv")
     path.write_text(path.read_text().replace("elsewhere", "nowhere"))
