@@ -10,18 +10,15 @@ and roundings are of interest. CUDA graphs and TF32 exist on a GPU only.
 """
 
 import argparse
-import csv
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from step_time import RESULTS, ROOT, _ratio, processor, renew
-from throughput import page_with
+from step_time import RESULTS, ROOT, _ratio, page_with, renew, save
 
 PAGE = ROOT / "docs" / "paper_scale.md"
 BEGIN, END = "<!-- table of benchmarks/gradient.py -->", "<!-- end of gradient's table -->"
@@ -155,31 +152,9 @@ def _difference(found, reference):
 
 
 def run(args):
-    import torch
-
-    from ctadam.storage.provenance import environment, sha256, write_atomically
-
-    path, commit = RESULTS / f"gradient_{args.device}.csv", environment()["commit"]
     with tempfile.TemporaryDirectory() as cache:  # an empty one, as on a machine that has not compiled this before
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        rows = list(measure(args))
-
-    def write(temporary):
-        with Path(temporary).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows])
-
-    write_atomically(path, write)
-    provenance = {
-        "command": "python benchmarks/gradient.py " + " ".join(sys.argv[1:]),
-        "repetitions": args.repetitions,
-        "processor": processor(args.device),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit,
-        "sha256": sha256(path),
-    }
-    text = json.dumps(provenance, indent=2) + "\n"
-    write_atomically(path.with_suffix(".json"), lambda p: Path(p).write_text(text, encoding="utf-8"))
+        save("gradient", FIELDS, measure(args), args)
 
 
 def table(results=RESULTS):

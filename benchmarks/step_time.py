@@ -11,7 +11,6 @@ to last `--seconds` (torch.utils.benchmark). The paths of one k share their stat
 
 import argparse
 import csv
-import hashlib
 import itertools
 import json
 import os
@@ -124,38 +123,40 @@ def processor(device):
         return platform.processor()
 
 
-def run(args):
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    target = RESULTS / f"step_time_{args.device}.csv"
-    temporary = target.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(FIELDS)
-        for threads in args.threads:
-            for row in measure(args.device, threads, args.repetitions, args.seconds, args.largest):
-                writer.writerow(row)
-                file.flush()
-    finish(args, temporary, target)
-
-
-def finish(args, temporary, target):
-    """Puts the measured times into place, with what they were measured on beside them."""
+def save(name, fields, rows, args, **more):
+    """Write measured rows to `RESULTS`, with what they were measured on beside them."""
     import torch
 
+    from ctadam.storage.provenance import environment, sha256, write_atomically
+
+    path, commit = RESULTS / f"{name}_{args.device}.csv", environment()["commit"]
+
+    def write(temporary):
+        with Path(temporary).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(itertools.chain([fields], rows))
+
+    write_atomically(path, write)
     provenance = {
-        "command": "python benchmarks/step_time.py " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/{name}.py {' '.join(sys.argv[1:])}",
         "repetitions": args.repetitions,
         "processor": processor(args.device),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
-        ).stdout.strip(),
-        "compile_seconds": compile_seconds(),
-        "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
+        "commit": commit,
+        **more,
+        "sha256": sha256(path),
     }
-    temporary.replace(target)
-    target.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(provenance, indent=2) + "\n"
+    write_atomically(path.with_suffix(".json"), lambda p: Path(p).write_text(text, encoding="utf-8"))
+
+
+def run(args):
+    rows = (
+        row
+        for threads in args.threads
+        for row in measure(args.device, threads, args.repetitions, args.seconds, args.largest)
+    )
+    save("step_time", FIELDS, rows, args, compile_seconds=compile_seconds())
 
 
 def load(path):
@@ -239,11 +240,11 @@ def table(results=RESULTS):
     return "\n".join(lines)
 
 
-def page_with(text, page):
-    """`page` with `text` between the markers."""
-    head, rest = page.split(BEGIN)
-    _, tail = rest.split(END)
-    return f"{head}{BEGIN}\n\n{text}\n{END}{tail}"
+def page_with(text, page, begin=BEGIN, end=END):
+    """Return `page` with `text` between the markers."""
+    from ctadam.artifact.report import with_table
+
+    return with_table(page, text, begin, end)
 
 
 def renew(path, change, script, check):

@@ -7,8 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy import stats
 
-from ctadam.errors import ArtifactError
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.store import read_joined, read_runs
 
 REPRODUCED, CONTRADICTED, INCONCLUSIVE = "reproduced", "contradicted", "inconclusive"
 
@@ -82,17 +81,7 @@ class Evidence:
     @cached_property
     def table(self):
         """Measurements with the predictions for the same runs beside them."""
-        predictions = read_csv(self.results, self.experiment, "predictions")
-        measurements = read_csv(self.results, self.experiment, "measurements")
-        # Where many runs share a prediction there is one row for all of them.
-        keys = ["run"] if "run" in predictions else [c for c in predictions if c in measurements]
-        only = [c for c in predictions if c in keys or c not in measurements]
-        table = measurements.merge(predictions[only], on=keys, how="left", validate="many_to_one", indicator="of")
-        if (table["of"] != "both").any():
-            raise ArtifactError(
-                f"{self.results}: runs of {self.experiment} that nothing is predicted for: run predict again"
-            )
-        return table.drop(columns="of")
+        return read_joined(self.results, self.experiment)
 
 
 def finite(runs, *columns):

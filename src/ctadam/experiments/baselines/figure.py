@@ -7,7 +7,7 @@ import seaborn as sns
 from ctadam.analysis import style
 from ctadam.analysis.seeds import over_seeds
 from ctadam.experiments.baselines.measure import at_share
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.store import read_joined, read_runs
 
 NAMES = style.Table(
     "experiments/baselines/figure.py: NAMES",
@@ -17,11 +17,10 @@ NAMES = style.Table(
 
 def draw(results):
     """The figure, from the runs, predictions and measurements of ``baselines`` under ``results``."""
-    table = read_csv(results, "baselines", "measurements")
+    table = read_joined(results, "baselines")
     NAMES.require(table["task"])
     style.FAMILY_COLORS.require(table["family"])
-    share = read_csv(results, "baselines", "predictions").set_index("run")["share"]
-    equal = at_share(read_runs(results, "baselines"), share)
+    equal = at_share(read_runs(results, "baselines"), table.set_index("run")["share"])
     tasks = [task for task in NAMES if (table["task"] == task).any()]
     figure, axes = plt.subplots(
         len(tasks), 2, figsize=(style.TEXT_WIDTH, 2.9 * len(tasks) + 0.4), layout="constrained", squeeze=False,

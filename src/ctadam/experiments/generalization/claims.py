@@ -3,8 +3,7 @@
 import numpy as np
 from scipy import stats
 
-from ctadam.analysis.ranks import spearman
-from ctadam.analysis.seeds import over_seeds
+from ctadam.analysis.seeds import means_of_others, over_seeds, spearman
 from ctadam.analysis.verdicts import (
     CONTRADICTED,
     INCONCLUSIVE,
@@ -204,7 +203,7 @@ def _gain(some):
     if losses.shape[1] < 2:
         return np.full(losses.shape[1], np.nan)
     largest = some.loc[some["C"].idxmax(), "point"]
-    best = [losses.drop(columns=seed).mean(axis=1).idxmin() for seed in losses]
+    best = means_of_others(losses).idxmin()
     with np.errstate(invalid="ignore"):
         return np.array([losses.loc[largest, s] - losses.loc[b, s] for s, b in zip(losses, best, strict=True)])
 

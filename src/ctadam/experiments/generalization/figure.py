@@ -8,7 +8,7 @@ from scipy import stats
 
 from ctadam.analysis import style
 from ctadam.experiments.generalization.claims import correlation, view
-from ctadam.storage.store import read_csv
+from ctadam.storage.store import read_joined
 from ctadam.storage.tables import sort_rows
 
 TASKS = style.Table("experiments/generalization/figure.py: TASKS", {"text": "text", "images": "images"})
@@ -22,8 +22,7 @@ USUAL = ["*", "X", "P", "d"]
 
 def draw(results):
     """The figure, from the predictions and measurements of the generalization runs under ``results``."""
-    predictions = read_csv(results, "generalization", "predictions")[["run", "C"]]
-    table = read_csv(results, "generalization", "measurements").merge(predictions, on="run")
+    table = read_joined(results, "generalization")
     TASKS.require(table["task"])
     figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 5.1), layout="constrained")
     for row, task in zip(axes, TASKS, strict=True):

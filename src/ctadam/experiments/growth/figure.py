@@ -7,7 +7,7 @@ from matplotlib.cm import ScalarMappable
 
 from ctadam.analysis import style
 from ctadam.analysis.slopes import half_width
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.store import read_joined, read_runs
 from ctadam.storage.tables import sort_rows
 from ctadam.theory import stability
 
@@ -24,10 +24,7 @@ def draw(results):
     """The figure, from the growth runs, predictions and measurements under ``results``."""
     runs = read_runs(results, "growth")
     runs = runs[runs["variant"] == "curve"]
-    measured = read_csv(results, "growth", "measurements").query("variant == 'curve'")
-    table = measured.merge(
-        read_csv(results, "growth", "predictions")[["run", "C", "rate_paper", "rate_exact"]], on="run"
-    )
+    table = read_joined(results, "growth").query("variant == 'curve'")
     # Those near the boundary are drawn last, where they are not hidden.
     coefficient = sort_rows(table, ["C", "run"], ascending=[False, True]).set_index("run")["C"]
     colors, norm = style.coefficient_scale(min(table["C"].min(), -0.05), max(table["C"].max(), 0.25))

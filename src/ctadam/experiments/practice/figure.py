@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from ctadam.analysis import style
 from ctadam.analysis.slopes import half_width
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.store import read_joined, read_runs
 from ctadam.storage.tables import sort_rows
 from ctadam.theory import stability
 
@@ -26,9 +26,7 @@ NAMED = 4
 def draw(results):
     """The figure, from the practice and growth runs, predictions and measurements under ``results``."""
     runs = read_runs(results, "practice")
-    measured = read_csv(results, "practice", "measurements")
-    predicted = read_csv(results, "practice", "predictions")
-    table = measured.merge(predicted[["run", *(c for c in predicted if c not in measured)]], on="run")
+    table = read_joined(results, "practice")
     first = table["seed"] == table.loc[table["variant"] == "epsilon", "seed"].iloc[0]
     epsilon = table[(table["variant"] == "epsilon") & first]
 
@@ -99,9 +97,7 @@ def _holders(ax, steps, run):
 
 def _tokens(ax, results):
     """Rates of word-level and character-level text against C, unstable points."""
-    measured = read_csv(results, "growth", "measurements")
-    predicted = read_csv(results, "growth", "predictions")
-    table = measured.merge(predicted[["run", "C", "rate_exact"]], on="run")
+    table = read_joined(results, "growth")
     low = table.loc[table["variant"] == "characters", "C"].max()
     table = table[table["variant"].isin(["curve", "characters"]) & (table["C"] <= low + 0.02)]
     TOKENS.require(table["tokens"])

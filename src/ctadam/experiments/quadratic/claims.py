@@ -3,9 +3,8 @@
 import numpy as np
 
 from ctadam.analysis.verdicts import CONTRADICTED, REPRODUCED, Outcome, by_finite_runs, claim, finite, number
-from ctadam.errors import ArtifactError
 from ctadam.storage.provenance import FLOAT_FORMAT
-from ctadam.storage.store import read_csv
+from ctadam.storage.store import read_joined
 
 
 def _as_written(column):
@@ -20,11 +19,8 @@ def _as_written(column):
     rule="none, with a relative tolerance of 1e-9", experiment="quadratic", figure="fig6",
 )  # fmt: skip
 def _s9(e):
-    keys = ["beta1", "beta2"]
-    runs = e.runs.assign(**{name: _as_written(e.runs[name]) for name in keys})
-    runs = runs.merge(read_csv(e.results, e.experiment, "predictions"), on=keys, how="left", validate="many_to_one")
-    if runs["C"].isna().any():
-        raise ArtifactError(f"{e.results}: pairs of {e.experiment} that nothing is predicted for: run predict again")
+    runs = e.runs.assign(**{name: _as_written(e.runs[name]) for name in ("beta1", "beta2")})
+    runs = read_joined(e.results, e.experiment, runs)
     measured = ["update_max", "ratio_exact", "ratio_paper"]
     lost = ~finite(runs, *measured)
     evidence = runs[np.isfinite(runs[measured]).all(axis=1)]

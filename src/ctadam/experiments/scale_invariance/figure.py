@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ctadam.analysis import style
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.store import read_joined, read_runs
 from ctadam.storage.tables import sort_rows
 
 _SETS = sns.color_palette("colorblind").as_hex()
@@ -34,12 +34,7 @@ MODEL_MARKERS = style.Table(
 def draw(results):
     """The figure, from the norms runs, predictions and measurements under ``results``."""
     runs = read_runs(results, "scale_invariance")
-    table = read_csv(results, "scale_invariance", "measurements").merge(
-        read_csv(results, "scale_invariance", "predictions")[
-            ["run", "amplification", "remembered", "angle_paper", "angle_inertial"]
-        ],
-        on="run",
-    )
+    table = read_joined(results, "scale_invariance")
     MODEL_MARKERS.require(table["model"])
     OPPONENTS.require(set(runs["optimizer"].dropna()) - {"free"})  # the free one is what the others are compared with
     laws, pairs = table[table["variant"] == "law"], table[table["variant"] == "pair"]

@@ -5,7 +5,7 @@ import numpy as np
 import seaborn as sns
 
 from ctadam.analysis import style
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.store import read_joined, read_runs
 from ctadam.theory import stability
 
 #: Legends that stand where points are.
@@ -15,9 +15,7 @@ _SETS = sns.color_palette("colorblind").as_hex()
 
 def draw(results):
     """The figure, from the tightness, growth and quadratic runs under ``results``."""
-    draws = read_csv(results, "tightness", "measurements").merge(
-        read_csv(results, "tightness", "predictions"), on=["draw", "place"], validate="many_to_one"
-    )
+    draws = read_joined(results, "tightness")
     figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 5.2), layout="constrained")
     _chosen(axes[0, 0], draws)
     _real(axes[0, 1], results)
