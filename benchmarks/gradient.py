@@ -83,11 +83,7 @@ def contenders(task, runs, device):
         many = change(found.many)
         return lambda *batch: many(found.views, *batch)[0]
 
-    functions = {
-        PLAIN: gradient(),
-        COMPILED: gradient(torch.compile),
-        HALF: gradient(autocast=torch.bfloat16),
-    }
+    functions = {PLAIN: gradient(), COMPILED: gradient(torch.compile), HALF: gradient(autocast=torch.bfloat16)}
     if device.type == "cuda":
         functions[GRAPHS] = gradient(lambda many: torch.compile(many, mode="reduce-overhead"))
         functions[TF32] = _with_tf32(functions[PLAIN])

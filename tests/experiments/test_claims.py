@@ -346,7 +346,7 @@ def test_s9_counts_violations_where_there_is_a_guarantee(monkeypatch, column, c,
     runs.loc[1, column] = ratio
     evidence = Made(None, runs)
     evidence.results, evidence.experiment = None, None
-    monkeypatch.setattr(load("quadratic", "claims"), "read_csv", lambda *_: runs[["beta1", "beta2"]].assign(C=c))
+    monkeypatch.setattr(load("quadratic", "claims"), "read_joined", lambda results, name, runs: runs.assign(C=c))
     (claim,) = (claim for claim in claims.CLAIMS if claim.id == "S9")
     assert claim.judge(evidence).verdict == verdict
 

@@ -37,10 +37,13 @@ class Claim:
 CLAIMS = []
 
 
-def claim(id, source, text, *, statistic, rule, experiment, figure=""):
-    def register(function):
-        CLAIMS.append(Claim(id, source, text, statistic, rule, experiment, figure, function))
-        return function
+def claim(id, source, text, *, statistic, rule, figure=""):
+    """Register a function of an experiment's ``claims.py`` as the judge of one of its claims."""
+
+    def register(judge):
+        experiment = judge.__module__.split(".")[-2]
+        CLAIMS.append(Claim(id, source, text, statistic, rule, experiment, figure, judge))
+        return judge
 
     return register
 

@@ -202,9 +202,12 @@ def rerun(results, experiment, *, device="auto", seed=0):
         other = [name for name, digest in details.get("data", {}).items() if record["data"].get(name) != digest]
         if other:
             return Check(
-                what, CANNOT, f"other data ({', '.join(other)}): Python {record['python']} made them, whose text differs"
-                if "pydoc" in other else f"other data ({', '.join(other)})",
-            )  # fmt: skip
+                what,
+                CANNOT,
+                f"other data ({', '.join(other)}): Python {record['python']} made them, whose text differs"
+                if "pydoc" in other
+                else f"other data ({', '.join(other)})",
+            )
         skip = set()
         if shortened:
             # What has one value in every run, and is no parameter, sums up the whole of it.

@@ -61,16 +61,24 @@ _RULE = (
 
 
 @claim(
-    "K4", "R", "2-Adam is better than tuned AdamW and other tuned baselines",
-    statistic=_STATISTIC.format(what="test accuracy"), rule=_RULE, experiment="baselines", figure="fig9",
-)  # fmt: skip
+    "K4",
+    "R",
+    "2-Adam is better than tuned AdamW and other tuned baselines",
+    statistic=_STATISTIC.format(what="test accuracy"),
+    rule=_RULE,
+    figure="fig9",
+)
 def _k4(e):
     return _against(e, "images")
 
 
 @claim(
-    "K5", "R", "… also on a second task, a language model",
-    statistic=_STATISTIC.format(what="minus test loss (nats per token)"), rule=_RULE, experiment="baselines", figure="fig9",
-)  # fmt: skip
+    "K5",
+    "R",
+    "… also on a second task, a language model",
+    statistic=_STATISTIC.format(what="minus test loss (nats per token)"),
+    rule=_RULE,
+    figure="fig9",
+)
 def _k5(e):
     return _against(e, "text")

@@ -67,9 +67,13 @@ def measure(runs):
     """
     last = _last(runs)
     table = last[KEYS].assign(
-        steps=last["step"] + 1, test_loss=last["test_loss"], test_score=last["test_score"],
-        diverged_at=last["diverged_at"], guess=last["guess"], value=result(last),
-    )  # fmt: skip
+        steps=last["step"] + 1,
+        test_loss=last["test_loss"],
+        test_score=last["test_score"],
+        diverged_at=last["diverged_at"],
+        guess=last["guess"],
+        value=result(last),
+    )
     return table.assign(chosen=choose(table, "contender"), chosen_in_family=choose(table, "family"))
 
 

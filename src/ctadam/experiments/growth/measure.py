@@ -21,9 +21,21 @@ _SLOPES = [
 ]
 #: Measured columns, in their order.
 _MEASURED = [
-    "steps", "window_start", *_SLOPES, "held_rate", "held_share", "rare_share", "token_share", "peak", "peak_step",
-    "peak_unseen", "last_update", "param_max", "test_loss", "diverged_at",
-]  # fmt: skip
+    "steps",
+    "window_start",
+    *_SLOPES,
+    "held_rate",
+    "held_share",
+    "rare_share",
+    "token_share",
+    "peak",
+    "peak_step",
+    "peak_unseen",
+    "last_update",
+    "param_max",
+    "test_loss",
+    "diverged_at",
+]
 
 
 def _measure_run(steps):

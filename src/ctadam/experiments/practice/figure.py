@@ -80,17 +80,14 @@ def _holders(ax, steps, run):
         # A row without a token: the tensor, without the block it belongs to.
         word = middle["token"] or middle["update_tensor"].split(".", 2)[-1]
         unseen = f", {middle['unseen']}" if middle["token"] else ""
-        ax.annotate(
-            f"{word}{unseen}", (middle["step"], middle["update_max"]), (12, -11), textcoords="offset points", fontsize=5.5,
-            arrowprops={"arrowstyle": "-", "color": "0.4", "lw": 0.5, "shrinkA": 0, "shrinkB": 1},
-        )  # fmt: skip
+        arrow = {"arrowstyle": "-", "color": "0.4", "lw": 0.5, "shrinkA": 0, "shrinkB": 1}
+        look = {"textcoords": "offset points", "fontsize": 5.5, "arrowprops": arrow}
+        ax.annotate(f"{word}{unseen}", (middle["step"], middle["update_max"]), (12, -11), **look)
     # Two colours in turn, so that a change of holder is seen.
     turns = tuple(Line2D([], [], color=_COLORS[i], lw=1.6) for i in (0, 2))
     slope = Line2D([], [], color="k", lw=0.8, ls=style.LINES["paper"])
-    ax.legend(
-        [turns, slope], ["largest update, by holder", r"slope $\ln\gamma/\!\sqrt{\beta}$"], loc="upper left",
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
-    )  # fmt: skip
+    look = {"loc": "upper left", "handler_map": {tuple: HandlerTuple(ndivide=None, pad=0)}}
+    ax.legend([turns, slope], ["largest update, by holder", r"slope $\ln\gamma/\!\sqrt{\beta}$"], **look)
     ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="the word that holds it, steps unseen")
     ax.set(xlim=(0, steps["step"].max()), ylim=(0.1, None))
 
@@ -103,10 +100,8 @@ def _tokens(ax, results):
     TOKENS.require(table["tokens"])
     for tokens, (color, marker) in TOKENS.items():
         some = table[table["tokens"] == tokens]
-        ax.errorbar(
-            some["C"], some["rate"], half_width(some["rate_se"], some["rate_df"]), fmt=marker, ms=4, mfc="w", mew=0.9,
-            lw=0.8, color=color, label=tokens,
-        )  # fmt: skip
+        look = {"fmt": marker, "ms": 4, "mfc": "w", "mew": 0.9, "lw": 0.8, "color": color}
+        ax.errorbar(some["C"], some["rate"], half_width(some["rate_se"], some["rate_df"]), label=tokens, **look)
     exact = sort_rows(table.drop_duplicates("C"), ["C"])
     ax.plot(
         exact["C"], exact["rate_exact"], style.LINES["exact"], color=style.COLORS["exact"], zorder=3, label=r"exact law"
@@ -134,10 +129,8 @@ def _ended(ax, runs, table):
         steps = runs[runs["run"] == run.run]
         color, marker = styles[run.eps]
         every = max(1, len(steps) // 8)
-        ax.plot(
-            steps["step"], steps["update_max"], DTYPES[run.state_dtype], color=color, marker=marker, ms=3, mfc="w", lw=1,
-            markevery=(every // 2, every),
-        )  # fmt: skip
+        look = {"color": color, "marker": marker, "ms": 3, "mfc": "w", "lw": 1, "markevery": (every // 2, every)}
+        ax.plot(steps["step"], steps["update_max"], DTYPES[run.state_dtype], **look)
     lines = [Line2D([], [], color="0.3", ls=ls, label=f"state {dtype}") for dtype, ls in DTYPES.items()]
     ax.legend(handles=[*_eps_handles(styles), *lines], loc="upper left", ncols=2, columnspacing=1)
     ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title=r"$\epsilon$ and precision")
@@ -172,12 +165,8 @@ def _unseen(ax, runs, table):
         ax.plot(j, line, style.LINES["exact"], color=styles[run.eps][0], lw=1.1, zorder=3)
     lines = [Line2D([], [], color="0.3", label="one gradient, then none")]
     ax.legend(handles=[*_eps_handles(styles), *lines], loc="upper left")
-    ax.set(
-        yscale="log",
-        xlabel="steps for which its token is unseen",
-        ylabel=r"$\|u_n\|_\infty$",
-        title="the cap, where and when",
-    )
+    ax.set(xlabel="steps for which its token is unseen", ylabel=r"$\|u_n\|_\infty$", title="the cap, where and when")
+    ax.set_yscale("log")
     ax.set_ylim(bottom=0.1)
 
 
@@ -201,10 +190,8 @@ def _long(ax, runs, table):
     below = -np.inf
     for end, name, color in sorted(ends, key=lambda end: end[0]):
         below = max(end, below + 0.055 * (limits[1] - limits[0]))
-        ax.annotate(
-            name, (1, (below - limits[0]) / (limits[1] - limits[0])), (3, 0), xycoords="axes fraction",
-            textcoords="offset points", va="center", fontsize=6, color=color, annotation_clip=False,
-        )  # fmt: skip
+        look = {"textcoords": "offset points", "va": "center", "fontsize": 6, "color": color, "annotation_clip": False}
+        ax.annotate(name, (1, (below - limits[0]) / (limits[1] - limits[0])), (3, 0), xycoords="axes fraction", **look)
     handles = [
         Line2D([], [], color="0.3", lw=0.8, label="largest update"),
         Line2D([], [], color="0.3", lw=0.8, ls=style.LINES["paper"], label="exact rate"),
@@ -249,7 +236,5 @@ def _protection(ax, table, bare):
 
 
 def _beside(ax, y, text):
-    ax.annotate(
-        text, (1.0, y), (3, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=5.5,
-        annotation_clip=False,
-    )  # fmt: skip
+    look = {"textcoords": "offset points", "va": "center", "fontsize": 5.5, "annotation_clip": False}
+    ax.annotate(text, (1.0, y), (3, 0), xycoords=("axes fraction", "data"), **look)

@@ -7,8 +7,19 @@ from ctadam.theory import stability
 
 #: Parameters of a run, of which the predictions are made.
 COLUMNS = [
-    "run", "variant", "point", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dtype", "clip", "seed", "step",
-]  # fmt: skip
+    "run",
+    "variant",
+    "point",
+    "beta1",
+    "beta2",
+    "lr",
+    "weight_decay",
+    "eps",
+    "state_dtype",
+    "clip",
+    "seed",
+    "step",
+]
 
 
 def predict(points):

@@ -13,11 +13,14 @@ def _as_written(column):
 
 
 @claim(
-    "S9", "R", "learning rate, noise and weight decay do not move the guarantee",
+    "S9",
+    "R",
+    "learning rate, noise and weight decay do not move the guarantee",
     statistic="runs on a convex quadratic, all over the square of pairs, whose update exceeds its bound at any step: the exact "
     "one, or the paper's where C > 0",
-    rule="none, with a relative tolerance of 1e-9", experiment="quadratic", figure="fig6",
-)  # fmt: skip
+    rule="none, with a relative tolerance of 1e-9",
+    figure="fig6",
+)
 def _s9(e):
     runs = e.runs.assign(**{name: _as_written(e.runs[name]) for name in ("beta1", "beta2")})
     runs = read_joined(e.results, e.experiment, runs)
@@ -37,9 +40,11 @@ def _judge_bounds(runs):
     large = outside.groupby("sweep", sort=False)["update_max"].agg(lambda u: float((u > 10).mean()))
     by_lr = (runs["sweep"] == "lr").sum()
     return Outcome(
-        "0", f"{int(broken.sum()):,} of {len(runs):,}", CONTRADICTED if broken.any() else REPRODUCED,
+        "0",
+        f"{int(broken.sum()):,} of {len(runs):,}",
+        CONTRADICTED if broken.any() else REPRODUCED,
         f"{by_lr:,} runs over learning rates, {len(runs) - by_lr:,} with noise or decay; where C < 0, updates above 10 in "
         + (", ".join(f"{share:.1%} ({sweep.replace('_', ' ')})" for sweep, share in large.items()) or "none")
         + f"; there {int((outside['ratio_paper'] > 1 + 1e-9).sum()):,} runs exceed the paper's bound, by a factor of up to "
         f"{number(outside['ratio_paper'].max(), '.4g')}",
-    )  # fmt: skip
+    )

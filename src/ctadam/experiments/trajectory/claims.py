@@ -64,36 +64,50 @@ def _judge_tracking(papers, runs):
         means = every[finite(every, "error_end")].groupby(["order", "kernel"])["error_end"].mean()
         best = f"; best {_equation(*means.idxmin())}, {means.min():.3g}" if len(means) else ""
         notes.append(
-            f"{model}: " + ("within 5 % to the end" if left.empty else f"above 5 % for good from step {int(left.min())} of "
-            f"{group['steps'].max()}") + best
-        )  # fmt: skip
+            f"{model}: "
+            + (
+                "within 5 % to the end"
+                if left.empty
+                else f"above 5 % for good from step {int(left.min())} of {group['steps'].max()}"
+            )
+            + best
+        )
     return Outcome("0", "; ".join(values), worst(verdicts), ". ".join(notes))
 
 
 @claim(
-    "T1", "P", "the differential equation tracks Adam",
+    "T1",
+    "P",
+    "the differential equation tracks Adam",
     statistic="‖θ_equation − θ_Adam‖ / ‖θ_Adam − θ_0‖, all weights, full batch, lr 1e-3, the paper's equation (second order, "
     "its kernel, started after the first average), after the last step: mean [range] over seeds",
     rule="at most 5 % for every model and seed; contradicted if every seed of a model exceeds it",
-    experiment="trajectory", figure="fig1",
-)  # fmt: skip
+    figure="fig1",
+)
 def _t1(e):
     return _tracks(e.table.query("variant == 'flow' and weight_decay == 0"))
 
 
 @claim(
-    "T2", "P", "the differential equation tracks AdamW",
-    statistic="as T1, with weight decay", rule="as T1, for every weight decay above 0", experiment="trajectory", figure="fig1",
-)  # fmt: skip
+    "T2",
+    "P",
+    "the differential equation tracks AdamW",
+    statistic="as T1, with weight decay",
+    rule="as T1, for every weight decay above 0",
+    figure="fig1",
+)
 def _t2(e):
     return _tracks(e.table.query("variant == 'flow' and weight_decay > 0"))
 
 
 @claim(
-    "T3", "D", "p only relabels time",
+    "T3",
+    "D",
+    "p only relabels time",
     statistic="largest difference, over all steps and equations, of the solution in t = n·η^p from that in steps, relative to "
-    "the distance travelled", rule="at most 5e-10, so that any two p differ by at most 1e-9", experiment="trajectory",
-)  # fmt: skip
+    "the distance travelled",
+    rule="at most 5e-10, so that any two p differ by at most 1e-9",
+)
 def _t3(e):
     runs = e.table.query("variant == 'relabelled'")
     if runs.empty:
@@ -119,10 +133,14 @@ def _log_slope(runs, column):
 
 
 @claim(
-    "T4", "R", "the error falls with the learning rate; second order against first",
+    "T4",
+    "R",
+    "the error falls with the learning rate; second order against first",
     statistic="slope of ln(T1's error) on ln(lr) over learning rates and seeds, per model and equation, no weight decay, 95 % "
-    "interval", rule="every interval above 0; contradicted if one lies below", experiment="trajectory", figure="fig1",
-)  # fmt: skip
+    "interval",
+    rule="every interval above 0; contradicted if one lies below",
+    figure="fig1",
+)
 def _t4(e):
     runs = e.table.query("variant == 'flow' and weight_decay == 0")
     if runs.empty or runs["steps"].max() < SETTLED:
