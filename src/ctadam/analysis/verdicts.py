@@ -48,6 +48,11 @@ def claim(id, source, text, *, statistic, rule, figure=""):
     return register
 
 
+def holds(condition):
+    """Return the verdict of a rule without an interval: whether a condition, or each of several, is met."""
+    return REPRODUCED if np.all(condition) else CONTRADICTED
+
+
 def decide(low, high, good):
     """Verdict for a statistic with an interval: ``good`` says whether a value satisfies the rule."""
     # A comparison with NaN is False, which is neither good nor bad.

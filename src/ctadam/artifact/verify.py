@@ -201,13 +201,8 @@ def rerun(results, experiment, *, device="auto", seed=0):
         # The embedded text is part of Python, and other versions have another.
         other = [name for name, digest in details.get("data", {}).items() if record["data"].get(name) != digest]
         if other:
-            return Check(
-                what,
-                CANNOT,
-                f"other data ({', '.join(other)}): Python {record['python']} made them, whose text differs"
-                if "pydoc" in other
-                else f"other data ({', '.join(other)})",
-            )
+            why = f": Python {record['python']} made them, whose text differs" if "pydoc" in other else ""
+            return Check(what, CANNOT, f"other data ({', '.join(other)}){why}")
         skip = set()
         if shortened:
             # What has one value in every run, and is no parameter, sums up the whole of it.

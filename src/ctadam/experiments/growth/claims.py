@@ -17,6 +17,7 @@ from ctadam.analysis.verdicts import (
     claim,
     decide,
     finite,
+    holds,
     number,
     with_interval,
     within,
@@ -106,12 +107,9 @@ def _s1(e):
         # Adam's first update is ±1 and so is its bound: how near later ones come says more.
         later = rows[rows["step"] > 0]
         near = (later["update_max"] / stability.update_bound(**later[["beta1", "beta2", "step"]], law="exact")).max()
-        return Outcome(
-            "≤ 1",
-            f"{ratio['paper']:.10f} (paper), {ratio['exact']:.10f} (exact)",
-            REPRODUCED if max(ratio.values()) <= 1 + 1e-9 else CONTRADICTED,
-            f"{len(stable)} runs; after the first step, where both are 1, at most {number(near, '.4f')} of the exact bound",
-        )
+        value = f"{ratio['paper']:.10f} (paper), {ratio['exact']:.10f} (exact)"
+        note = f"{len(stable)} runs; after the first step, where both are 1, at most {number(near, '.4f')} of the exact bound"
+        return Outcome("≤ 1", value, holds(max(ratio.values()) <= 1 + 1e-9), note)
 
     return by_finite_runs("≤ 1", rows[good], lost, rule, none="no run with C > 0")
 
@@ -186,13 +184,11 @@ def _s4(e):
         if verdict == REPRODUCED and not value < papers:
             verdict = CONTRADICTED
         held = _mean_error(runs["held_rate"], runs["rate_exact"])
-        return Outcome(
-            "0",
-            with_interval(value, low, high, ".2e"),
-            verdict,
+        note = (
             f"with |C|/2 in its place {papers:.2e}; counting only steps at which the same row holds the maximum: "
-            f"{number(held, '.2e')}",
+            f"{number(held, '.2e')}"
         )
+        return Outcome("0", with_interval(value, low, high, ".2e"), verdict, note)
 
     unstable = _unstable(_curve(e))
     lost = _lost(unstable, "rate")

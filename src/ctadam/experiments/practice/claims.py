@@ -7,13 +7,13 @@ import numpy as np
 
 from ctadam.analysis.verdicts import (
     CLAIMS,
-    CONTRADICTED,
     INCONCLUSIVE,
     REPRODUCED,
     Outcome,
     by_finite_runs,
     claim,
     finite,
+    holds,
     number,
     worst,
 )
@@ -50,16 +50,9 @@ def _e1(e):
 
 def _judge_caps(runs):
     """E1 by the runs that are evidence."""
-    double = (
-        runs.query("state_dtype == 'float64' and eps > 0")
-        .groupby("eps")
-        .agg(
-            peak=("peak", _geometric),
-            unseen=("peak_unseen", "mean"),
-            cap=("cap", "first"),
-            when=("cap_unseen", "first"),
-        )
-    )
+    columns = {"peak": ("peak", _geometric), "unseen": ("peak_unseen", "mean")}
+    columns |= {"cap": ("cap", "first"), "when": ("cap_unseen", "first")}
+    double = runs.query("state_dtype == 'float64' and eps > 0").groupby("eps").agg(**columns)
     plain = runs.query("eps == 0").groupby("state_dtype")["peak"].agg(_geometric)
     if len(double) < 2 or len(plain) < 2:
         return Outcome("", "", INCONCLUSIVE, "needs two ε > 0, and ε = 0 with both state precisions")
@@ -76,13 +69,12 @@ def _judge_caps(runs):
     ratio = float(plain["float32"] / plain["float64"])
     good = all(abs(found / predicted - 1) <= 0.1 for predicted, found in (where, when)) and ratio < 0.5
     names = [f"{eps:g}" for eps in double.index[:2]]
-    return Outcome(
-        f"{where[0]:.3g}; {when[0]:.0f} steps; < 1",
-        f"{where[1]:.3g}; {when[1]:.0f} steps; {ratio:.2g}",
-        REPRODUCED if good else CONTRADICTED,
+    value = f"{where[1]:.3g}; {when[1]:.0f} steps; {ratio:.2g}"
+    note = (
         f"largest updates {small['peak']:.3g} and {large['peak']:.3g} with ε = {names[0]} and {names[1]}, of tokens unseen for "
-        f"{small['unseen']:.0f} and {large['unseen']:.0f} steps; {plain['float64']:.3g} with ε = 0",
+        f"{small['unseen']:.0f} and {large['unseen']:.0f} steps; {plain['float64']:.3g} with ε = 0"
     )
+    return Outcome(f"{where[0]:.3g}; {when[0]:.0f} steps; < 1", value, holds(good), note)
 
 
 @claim(
@@ -117,14 +109,12 @@ def _judge_precision(pairs):
     held = float((pairs["held_rate_half"] - pairs["held_rate_full"]).abs().max(skipna=False))
     ratio = float(_geometric(pairs["peak_half"] / pairs["peak_full"]))
     rates = pairs["rate_half"]
-    return Outcome(
-        "0; 1",
-        f"{difference:.1e}; {ratio:.6g}",
-        REPRODUCED if difference <= 2e-4 else CONTRADICTED,
+    note = (
         f"rates {rates.min():.6f} to {rates.max():.6f}, exact law {pairs['rate_exact_half'].iloc[0]:.6f}; counting only "
         f"steps at which the same row holds the maximum, the difference is {number(held, '.1e')}; {len(pairs)} seeds; test loss "
-        f"{number(pairs['test_loss_half'].mean(), '.4g')}, with float32 {number(pairs['test_loss_full'].mean(), '.4g')}",
+        f"{number(pairs['test_loss_half'].mean(), '.4g')}, with float32 {number(pairs['test_loss_full'].mean(), '.4g')}"
     )
+    return Outcome("0; 1", f"{difference:.1e}; {ratio:.6g}", holds(difference <= 2e-4), note)
 
 
 @claim(
@@ -161,12 +151,6 @@ def _l1(e):
     ended = table.query("diverged_at >= 0")
     if len(ended):
         note += f"; {len(ended)} of {len(table)} runs not finite from step {ended['diverged_at'].min()} on"
-    return Outcome(
-        "as S1-S4",
-        "; ".join(
-            f"{id} {outcome.verdict}" + (f" ({outcome.value})" if outcome.value else "")
-            for id, outcome in found.items()
-        ),
-        verdict,
-        note,
-    )
+    values = {id: f" ({outcome.value})" if outcome.value else "" for id, outcome in found.items()}
+    value = "; ".join(f"{id} {outcome.verdict}{values[id]}" for id, outcome in found.items())
+    return Outcome("as S1-S4", value, verdict, note)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ctadam.analysis.verdicts import CONTRADICTED, REPRODUCED, Outcome, by_finite_runs, claim, finite, number
+from ctadam.analysis.verdicts import Outcome, by_finite_runs, claim, finite, holds, number
 from ctadam.storage.provenance import FLOAT_FORMAT
 from ctadam.storage.store import read_joined
 
@@ -39,12 +39,10 @@ def _judge_bounds(runs):
     outside = runs[runs["C"] < 0]
     large = outside.groupby("sweep", sort=False)["update_max"].agg(lambda u: float((u > 10).mean()))
     by_lr = (runs["sweep"] == "lr").sum()
-    return Outcome(
-        "0",
-        f"{int(broken.sum()):,} of {len(runs):,}",
-        CONTRADICTED if broken.any() else REPRODUCED,
+    note = (
         f"{by_lr:,} runs over learning rates, {len(runs) - by_lr:,} with noise or decay; where C < 0, updates above 10 in "
         + (", ".join(f"{share:.1%} ({sweep.replace('_', ' ')})" for sweep, share in large.items()) or "none")
         + f"; there {int((outside['ratio_paper'] > 1 + 1e-9).sum()):,} runs exceed the paper's bound, by a factor of up to "
-        f"{number(outside['ratio_paper'].max(), '.4g')}",
+        f"{number(outside['ratio_paper'].max(), '.4g')}"
     )
+    return Outcome("0", f"{int(broken.sum()):,} of {len(runs):,}", holds(~broken), note)

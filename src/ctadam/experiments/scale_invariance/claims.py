@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, by_finite_runs, claim, finite
+from ctadam.analysis.verdicts import (
+    CONTRADICTED,
+    INCONCLUSIVE,
+    REPRODUCED,
+    Outcome,
+    by_finite_runs,
+    claim,
+    finite,
+    holds,
+)
 
 #: Runs of fewer steps are start-up only, with averages of 1/(1−γ) = 100 steps.
 SETTLED = 200
@@ -46,11 +55,6 @@ def _by(runs, column, statistic="max", form=".2g"):
     return ", ".join(f"{model} {batching} {value:{form}}" for (model, batching), value in found.items())
 
 
-def _everywhere(runs, good):
-    """Verdict for a claim about every run: these are measurements without noise of their own."""
-    return REPRODUCED if good.all() else CONTRADICTED
-
-
 def _median_and_largest(values, form=".2g"):
     return f"median {np.median(values):{form}}, largest {np.max(values):{form}}"
 
@@ -72,13 +76,11 @@ def _by_gamma(runs, column):
 @_over("law", "memory_error_paper")
 def _n1(runs):
     cosines = "; ".join(f"γ = {g:g}: {some['cosine'].median():.2f}" for g, some in runs.groupby("beta1"))
-    return Outcome(
-        "0",
-        _by_gamma(runs, "memory_error_paper"),
-        _everywhere(runs, runs["memory_error_paper"] <= 0.03),
+    note = (
         f"cosines with past gradients times √d, root mean square, median over runs: {cosines}; with random directions "
-        f"{runs['chance'].median():.2f}",
+        f"{runs['chance'].median():.2f}"
     )
+    return Outcome("0", _by_gamma(runs, "memory_error_paper"), holds(runs["memory_error_paper"] <= 0.03), note)
 
 
 @claim(
@@ -91,13 +93,11 @@ def _n1(runs):
 )
 @_over("law", "coarse_error")
 def _n2(runs):
-    return Outcome(
-        "0",
-        _median_and_largest(runs["coarse_error"]),
-        _everywhere(runs, runs["coarse_error"] <= 0.03),
+    note = (
         f"medians: {_by(runs, 'coarse_error', 'median')}; cosine of the update with the coarse-grained one: "
-        f"{_by(runs, 'coarse_cosine', 'median')}",
+        f"{_by(runs, 'coarse_cosine', 'median')}"
     )
+    return Outcome("0", _median_and_largest(runs["coarse_error"]), holds(runs["coarse_error"] <= 0.03), note)
 
 
 @claim(
@@ -111,13 +111,11 @@ def _n2(runs):
 @_over("law", "error_paper", which=lambda table: table["beta1"] == 0)
 def _n3(runs):
     good = runs["error_paper"] <= 0.03
-    return Outcome(
-        "0",
-        _median_and_largest(runs["error_paper"]),
-        _everywhere(runs, good),
+    note = (
         f"{good.sum()} of {len(runs)} runs within; medians: {_by(runs, 'error_paper', 'median')}; all weights of a model "
-        f"together: {_by(runs, 'total_error_paper', 'median')}. All of it is Assumption 2's (N2)",
+        f"together: {_by(runs, 'total_error_paper', 'median')}. All of it is Assumption 2's (N2)"
     )
+    return Outcome("0", _median_and_largest(runs["error_paper"]), holds(good), note)
 
 
 @claim(
@@ -135,7 +133,7 @@ def _n4(runs):
     return Outcome(
         "0",
         f"‖g/√v‖²: {_median_and_largest(runs['error_unsmoothed'])}; ‖u‖²: {_median_and_largest(runs['error_paper'])}",
-        _everywhere(runs, good),
+        holds(good),
         f"{good.sum()} of {len(runs)} runs within, {closer.sum()} closer than the paper's; medians: "
         f"{_by(runs, 'error_unsmoothed', 'median')}. It needs gradients of different steps to be orthogonal (N8)",
     )
@@ -165,7 +163,7 @@ def _n5(runs):
             f"({(some['angle_inertial'] / some['angle_paper']).median():.3f})"
             for g, some in steady.groupby("beta1")
         )
-    return Outcome("1", worst, _everywhere(runs, good), note)
+    return Outcome("1", worst, holds(good), note)
 
 
 #: What makes a setting of the pairs; runs of one setting differ in their seed.
@@ -219,14 +217,12 @@ def _against_2adam(runs, name):
     ratio = means[f"direction_{name}"] / means["direction_2adam"]
     good = ratio <= 0.5
     apart = [f"{_name(s)} ({ratio[s]:.2f})" for s in ratio.index[~good]]
-    return Outcome(
-        "≤ 0.5",
-        f"median {ratio.median():.2f}, {ratio.min():.2f} to {ratio.max():.2f}",
-        REPRODUCED if good.all() else CONTRADICTED,
+    note = (
         f"{good.sum()} of {len(good)} settings; distances (median): 2-Adam {means['direction_2adam'].median():.3g}, this "
         f"{means[f'direction_{name}'].median():.3g}, Adam {means['direction_adam'].median():.3g}, one number a weight "
-        f"{means['direction_tensor'].median():.3g}" + (f"; above: {', '.join(apart)}" if apart else ""),
+        f"{means['direction_tensor'].median():.3g}" + (f"; above: {', '.join(apart)}" if apart else "")
     )
+    return Outcome("≤ 0.5", f"median {ratio.median():.2f}, {ratio.min():.2f} to {ratio.max():.2f}", holds(good), note)
 
 
 @claim(
@@ -254,14 +250,12 @@ def _n7(runs):
 @_over("law", "memory_error_inertial", "memory_error_paper", which=lambda table: table["beta1"] > 0)
 def _n8(runs):
     good = (runs["memory_error_inertial"] <= 0.05) & (runs["memory_error_inertial"] < runs["memory_error_paper"])
-    return Outcome(
-        "0",
-        _by_gamma(runs, "memory_error_inertial"),
-        _everywhere(runs, good),
+    note = (
         f"{good.sum()} of {len(runs)} runs; the same error of the paper's law: {_by_gamma(runs, 'memory_error_paper')}; of the "
         f"law with ‖g/√v‖²: {_by_gamma(runs, 'memory_error_unsmoothed')}. With the part of Assumption 2, the inertial law's: "
-        f"{_by_gamma(runs, 'error_inertial')}",
+        f"{_by_gamma(runs, 'error_inertial')}"
     )
+    return Outcome("0", _by_gamma(runs, "memory_error_inertial"), holds(good), note)
 
 
 @claim(

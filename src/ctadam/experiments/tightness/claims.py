@@ -3,21 +3,16 @@
 import numpy as np
 
 from ctadam.analysis.verdicts import (
-    CONTRADICTED,
     INCONCLUSIVE,
-    REPRODUCED,
     Outcome,
     by_finite_runs,
     claim,
     finite,
+    holds,
     most,
     number,
     worst,
 )
-
-
-def _good(condition):
-    return REPRODUCED if condition else CONTRADICTED
 
 
 @claim(
@@ -43,7 +38,7 @@ def _judge_attained(runs):
         (worst_case - 1, 1e-9, f"1 {worst_case.min() - 1:+.1e} to 1 {worst_case.max() - 1:+.1e}"),
         (random, 1 + 1e-9, f"random ≤ {random.max():.6f}"),
     ):
-        verdicts.append(_good(most(np.abs(some)) <= limit) if len(some) else INCONCLUSIVE)
+        verdicts.append(holds(most(np.abs(some)) <= limit) if len(some) else INCONCLUSIVE)
         parts.append(text if len(some) else "none")
     return Outcome("1; ≤ 1", "; ".join(parts), worst(verdicts), f"{len(worst_case):,} draws of each")
 
@@ -69,13 +64,11 @@ def _judge_wedge(runs):
         return Outcome("≤ 1", "", INCONCLUSIVE, "runs too short for the paper's law to allow an e-fold growth")
     ratio = most(runs["update"] / runs["bound_exact"])
     share, over_limit = float((growth >= 1).mean()), float((runs["update"] / runs["limit_exact"]).max())
-    return Outcome(
-        "≤ 1",
-        f"1 {ratio - 1:+.1e}",
-        _good(ratio <= 1 + 1e-9),
+    note = (
         f"{len(runs):,} draws; the paper's law lets {share:.0%} of them grow e-fold or more, up to e^{growth.max():.3g}; "
-        f"largest update {runs['update'].max():.3g}, over the exact bound's limit at most {over_limit:.4g}",
+        f"largest update {runs['update'].max():.3g}, over the exact bound's limit at most {over_limit:.4g}"
     )
+    return Outcome("≤ 1", f"1 {ratio - 1:+.1e}", holds(ratio <= 1 + 1e-9), note)
 
 
 @claim(
@@ -113,7 +106,7 @@ def _judge_stages(runs):
     return Outcome(
         "≤ 1; 0",
         f"{number(ratio, '.6f')}; {error:.1e}",
-        worst([_good(ratio <= 1 + 1e-9) if len(elsewhere) else INCONCLUSIVE, _good(error <= 2e-4)]),
+        worst([holds(ratio <= 1 + 1e-9) if len(elsewhere) else INCONCLUSIVE, holds(error <= 2e-4)]),
         f"{len(elsewhere)} runs with it elsewhere, their updates up to {number(elsewhere['update'].max(), '.3g')} and rates up "
         f"to {number(elsewhere['rate'].max(), '.2g')}; {len(last)} with it last, updates up to {last['update'].max():.3g}, rates "
         f"predicted {grow['rate_exact'].min():.3g} to {grow['rate_exact'].max():.3g}",

@@ -5,14 +5,13 @@ from scipy import stats
 
 from ctadam.analysis.slopes import half_width
 from ctadam.analysis.verdicts import (
-    CONTRADICTED,
     INCONCLUSIVE,
-    REPRODUCED,
     Outcome,
     by_finite_runs,
     claim,
     decide,
     finite,
+    holds,
     with_interval,
     worst,
 )
@@ -63,15 +62,8 @@ def _judge_tracking(papers, runs):
         left = group.loc[group["above_from"] >= 0, "above_from"]
         means = every[finite(every, "error_end")].groupby(["order", "kernel"])["error_end"].mean()
         best = f"; best {_equation(*means.idxmin())}, {means.min():.3g}" if len(means) else ""
-        notes.append(
-            f"{model}: "
-            + (
-                "within 5 % to the end"
-                if left.empty
-                else f"above 5 % for good from step {int(left.min())} of {group['steps'].max()}"
-            )
-            + best
-        )
+        above = f"above 5 % for good from step {left.min():.0f} of {group['steps'].max()}"
+        notes.append(f"{model}: {'within 5 % to the end' if left.empty else above}{best}")
     return Outcome("0", "; ".join(values), worst(verdicts), ". ".join(notes))
 
 
@@ -117,7 +109,7 @@ def _t3(e):
     def rule(runs):
         value = float(runs["p_difference_max"].max())
         powers = ", ".join(f"{p:g}" for p in sorted(runs["p"].unique()))
-        return Outcome("0", f"{value:.1e}", REPRODUCED if value <= 5e-10 else CONTRADICTED, f"p = {powers}")
+        return Outcome("0", f"{value:.1e}", holds(value <= 5e-10), f"p = {powers}")
 
     return by_finite_runs("0", runs[~lost], lost, rule)
 
