@@ -9,7 +9,6 @@ one thing changed; one after the other in each repetition, and a ratio is taken 
 and roundings are of interest. CUDA graphs and TF32 exist on a GPU only.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -18,7 +17,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from step_time import RESULTS, ROOT, _ratio, page_with, renew, save
+from step_time import RESULTS, ROOT, _ratio, main, save
+from step_time import page_with as page_with
 
 PAGE = ROOT / "docs" / "paper_scale.md"
 BEGIN, END = "<!-- table of benchmarks/gradient.py -->", "<!-- end of gradient's table -->"
@@ -185,19 +185,5 @@ def table(results=RESULTS):
     return "\n".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="only renew the table in docs/paper_scale.md")
-    parser.add_argument("--check", action="store_true", help="only exit 1 if the table is stale")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--repetitions", type=int, default=5)
-    args = parser.parse_args()
-    if args.repetitions < 2:
-        parser.error("a spread needs at least 2 repetitions")
-    if not (args.table or args.check):
-        run(args)
-    renew(PAGE, lambda page: page_with(table(), page, BEGIN, END), Path(__file__).name, args.check)
-
-
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, run=run, table=table, page=PAGE, marks=(BEGIN, END), repetitions=5)

@@ -257,22 +257,27 @@ def renew(path, change, script, check):
         sys.exit(f"the table in {path.relative_to(ROOT)} is stale: run python benchmarks/{script} --table")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="only renew the table in docs/kadam.md")
+def main(script, doc, *, run, table, page, marks, repetitions, arguments=lambda parser: None):
+    """The command line that the benchmarks share: measure unless told not to, then renew or check the table in the page."""
+    parser = argparse.ArgumentParser(description=doc and doc.splitlines()[0])
+    parser.add_argument("--table", action="store_true", help=f"only renew the table in {page.relative_to(ROOT)}")
     parser.add_argument("--check", action="store_true", help="only exit 1 if the table is stale")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="CPU threads, one table for each")
-    parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=0.05, help="time of one contender in one repetition")
-    parser.add_argument("--largest", type=float, default=1e8, help="leave out larger sizes")
+    parser.add_argument("--repetitions", type=int, default=repetitions)
+    arguments(parser)
     args = parser.parse_args()
     if args.repetitions < 2:
         parser.error("a spread needs at least 2 repetitions")
     if not (args.table or args.check):
         run(args)
-    renew(PAGE, lambda page: page_with(table(), page), Path(__file__).name, args.check)
+    renew(page, lambda text: page_with(table(), text, *marks), Path(script).name, args.check)
+
+
+def _arguments(parser):
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="CPU threads, one table for each")
+    parser.add_argument("--seconds", type=float, default=0.05, help="time of one contender in one repetition")
+    parser.add_argument("--largest", type=float, default=1e8, help="leave out larger sizes")
 
 
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, run=run, table=table, page=PAGE, marks=(BEGIN, END), repetitions=9, arguments=_arguments)

@@ -8,7 +8,6 @@ All contenders of a case do the same training, one after the other in each repet
 does meets all of them; a ratio is taken within a repetition. The loop keeps no records and takes no test loss, the trainer does.
 """
 
-import argparse
 import csv
 import json
 import sys
@@ -17,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from step_time import RESULTS, ROOT, _ratio, page_with, renew, save
+from step_time import RESULTS, ROOT, _ratio, main, save
+from step_time import page_with as page_with
 
 PAGE = ROOT / "docs" / "ensemble.md"
 BEGIN, END = "<!-- table of benchmarks/throughput.py -->", "<!-- end of table -->"
@@ -213,19 +213,9 @@ def _percent(times, without):
     return f"{median:.0f} % ({low:.0f}–{high:.0f})"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="only renew the table in docs/ensemble.md")
-    parser.add_argument("--check", action="store_true", help="only exit 1 if the table is stale")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--repetitions", type=int, default=7)
-    args = parser.parse_args()
-    if args.repetitions < 2:
-        parser.error("a spread needs at least 2 repetitions")
-    if not (args.table or args.check):
-        save("throughput", FIELDS, measure(args), args)
-    renew(PAGE, lambda page: page_with(table(), page, BEGIN, END), Path(__file__).name, args.check)
+def run(args):
+    save("throughput", FIELDS, measure(args), args)
 
 
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, run=run, table=table, page=PAGE, marks=(BEGIN, END), repetitions=7)

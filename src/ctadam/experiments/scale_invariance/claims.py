@@ -49,14 +49,14 @@ def _usual_and_felt(table):
     return _usual(table) & (table["remembered"] <= FELT)
 
 
-def _by(runs, column, statistic="max", form=".2g"):
-    """A statistic in each model and batching, for the notes."""
-    found = runs.groupby(["model", "batching"], sort=False)[column].agg(statistic)
-    return ", ".join(f"{model} {batching} {value:{form}}" for (model, batching), value in found.items())
+def _medians(runs, column):
+    """The median in each model and batching, for the notes."""
+    found = runs.groupby(["model", "batching"], sort=False)[column].median()
+    return ", ".join(f"{model} {batching} {value:.2g}" for (model, batching), value in found.items())
 
 
-def _median_and_largest(values, form=".2g"):
-    return f"median {np.median(values):{form}}, largest {np.max(values):{form}}"
+def _median_and_largest(values):
+    return f"median {np.median(values):.2g}, largest {np.max(values):.2g}"
 
 
 def _by_gamma(runs, column):
@@ -94,8 +94,8 @@ def _n1(runs):
 @_over("law", "coarse_error")
 def _n2(runs):
     note = (
-        f"medians: {_by(runs, 'coarse_error', 'median')}; cosine of the update with the coarse-grained one: "
-        f"{_by(runs, 'coarse_cosine', 'median')}"
+        f"medians: {_medians(runs, 'coarse_error')}; cosine of the update with the coarse-grained one: "
+        f"{_medians(runs, 'coarse_cosine')}"
     )
     return Outcome("0", _median_and_largest(runs["coarse_error"]), holds(runs["coarse_error"] <= 0.03), note)
 
@@ -112,8 +112,8 @@ def _n2(runs):
 def _n3(runs):
     good = runs["error_paper"] <= 0.03
     note = (
-        f"{good.sum()} of {len(runs)} runs within; medians: {_by(runs, 'error_paper', 'median')}; all weights of a model "
-        f"together: {_by(runs, 'total_error_paper', 'median')}. All of it is Assumption 2's (N2)"
+        f"{good.sum()} of {len(runs)} runs within; medians: {_medians(runs, 'error_paper')}; all weights of a model "
+        f"together: {_medians(runs, 'total_error_paper')}. All of it is Assumption 2's (N2)"
     )
     return Outcome("0", _median_and_largest(runs["error_paper"]), holds(good), note)
 
@@ -135,7 +135,7 @@ def _n4(runs):
         f"‖g/√v‖²: {_median_and_largest(runs['error_unsmoothed'])}; ‖u‖²: {_median_and_largest(runs['error_paper'])}",
         holds(good),
         f"{good.sum()} of {len(runs)} runs within, {closer.sum()} closer than the paper's; medians: "
-        f"{_by(runs, 'error_unsmoothed', 'median')}. It needs gradients of different steps to be orthogonal (N8)",
+        f"{_medians(runs, 'error_unsmoothed')}. It needs gradients of different steps to be orthogonal (N8)",
     )
 
 
