@@ -1,5 +1,6 @@
 """What every claim is made of: its outcome, the evidence it sees, and how an interval becomes a verdict."""
 
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,12 +38,15 @@ class Claim:
 CLAIMS = []
 
 
-def claim(id, source, text, *, statistic, rule, figure=""):
-    """Register a function of an experiment's ``claims.py`` as the judge of one of its claims."""
+def claim(id, source, text, *, statistic, rule, figure=None):
+    """Register a function of an experiment's ``claims.py`` as the judge of a claim, which the experiment's figure shows unless
+    another ``figure`` does, or none (an empty string)."""
 
     def register(judge):
-        experiment = judge.__module__.split(".")[-2]
-        CLAIMS.append(Claim(id, source, text, statistic, rule, experiment, figure, judge))
+        package = sys.modules[judge.__module__.rpartition(".")[0]]
+        experiment = package.__name__.rpartition(".")[2]
+        shown = package.FIGURE.partition("_")[0] if figure is None else figure
+        CLAIMS.append(Claim(id, source, text, statistic, rule, experiment, shown, judge))
         return judge
 
     return register

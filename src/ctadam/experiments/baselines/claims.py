@@ -66,7 +66,6 @@ _RULE = (
     "2-Adam is better than tuned AdamW and other tuned baselines",
     statistic=_STATISTIC.format(what="test accuracy"),
     rule=_RULE,
-    figure="fig9",
 )
 def _k4(e):
     return _against(e, "images")
@@ -78,7 +77,6 @@ def _k4(e):
     "… also on a second task, a language model",
     statistic=_STATISTIC.format(what="minus test loss (nats per token)"),
     rule=_RULE,
-    figure="fig9",
 )
 def _k5(e):
     return _against(e, "text")

@@ -92,7 +92,6 @@ def _judge(prediction, e, judged, rule):
     statistic="Spearman's correlation of C with −(test loss at the last step) over the points of the normal curve, one "
     "learning rate for all, mean over seeds with its 95 % interval",
     rule="interval above 0 on every task",
-    figure="fig3",
 )
 def _g1(e):
     def rule(table):
@@ -136,7 +135,6 @@ def _usual_rank(table, task, which):
     statistic="share of the points of the normal curve whose test loss at the last step is below that of the pair it goes "
     "through, (β, γ) = (0.999, 0.9), one learning rate for all, mean over seeds with its 95 % interval",
     rule="interval at most 1/4 on every task",
-    figure="fig3",
 )
 def _g2(e):
     def rule(table):
@@ -172,7 +170,6 @@ def _range(losses):
     "all, mean over seeds with its 95 % interval; its size minus that of G1, seed by seed",
     rule="on every task and curve the interval covers 0, and not the size of G1's, or the difference's lies below 0; "
     "contradicted where the difference's lies above 0",
-    figure="fig3",
 )
 def _g3(e):
     def rule(table):
@@ -229,7 +226,6 @@ def _gain(some):
     "last step); by how much the point that is the best on the other seeds beats the one with the largest C",
     rule="contradicted if the interval of the gain lies above 0, or that of the correlation below 0, on a task; reproduced "
     "if that of the correlation lies above 0 on every task",
-    figure="fig3",
 )
 def _g4(e):
     def rule(table):

@@ -87,7 +87,6 @@ def _by_long_runs(prediction, evidence, lost, rule):
     "updates are bounded inside the stable region",
     statistic="max over runs with C > 0 (float64 state) and all n of the update over its bound",
     rule="at most 1 + 1e-9 for the paper's bound and for the exact one",
-    figure="fig2",
 )
 def _s1(e):
     stable = e.table.query("C > 0 and state_dtype == 'float64'").drop_duplicates("run")
@@ -120,7 +119,6 @@ def _s1(e):
     "outside the stable region updates grow exponentially",
     statistic="median R² of ln(update/prefactor) on n, runs with C < −0.01, last 40 % of steps",
     rule="95 % interval over runs at least 0.98",
-    figure="fig2",
 )
 def _s2(e):
     def rule(runs):
@@ -148,7 +146,6 @@ def _mean_error(a, b):
     "the growth rate is |C|/2",
     statistic="correlation over the curve's points of measured rate with |C|/2 (0 inside); mean error outside",
     rule="95 % interval over points of the correlation at least 0.99",
-    figure="fig2",
 )
 def _s3(e):
     def rule(runs):
@@ -174,7 +171,6 @@ def _s3(e):
     "the growth rate is exactly ln(γ/√β)",
     statistic="mean absolute error of the rate per step, points with γ² > β",
     rule="95 % interval over points at most 2e-4, and the error below S3's",
-    figure="fig2",
 )
 def _s4(e):
     def rule(runs):
@@ -202,7 +198,6 @@ def _s4(e):
     statistic="first point along the curve whose rate is above 0 (95 % intervals, simultaneous over the points)",
     rule="within two points of the first with C < 0; later is inconclusive where the intervals of the points between "
     "hold the predicted rates",
-    figure="fig2",
 )
 def _s5(e):
     curve = _curve(e)
@@ -265,7 +260,6 @@ def _hinge(c, onset, slope):
     statistic="slope of ln ‖θ−θ_0‖_∞ and of ln ‖θ‖_∞ over ln(γ/√β), runs long enough for it",
     rule="every ratio within 10 % of 1, intervals included; long enough: when the window starts, e^{−rate·n} ≤ 0.05 and "
     "the bias correction changes by at most 5 % of the rate per step",
-    figure="fig2",
 )
 def _s6(e):
     runs = _unstable(_curve(e))

@@ -49,7 +49,6 @@ def _judge(prediction, runs, rule):
     "normalization layers: mean with 95 % interval over seeds, strategy by strategy",
     rule="interval above 0 for at least three of the four strategies; contradicted if two intervals do not reach above 0; "
     "inconclusive if Adam has not come half of the way from a guess to no error",
-    figure="fig5",
 )
 def _k1(e):
     def rule(table):
@@ -103,7 +102,6 @@ def collapses(table):
     "below halfway between a guess and Adam",
     rule="at least one strategy whose intervals never reach below halfway, on each network; contradicted if every strategy "
     "collapses on one of them; inconclusive as K1",
-    figure="fig5",
 )
 def _k2(e):
     return _judge("no collapse", e.table, _judge_collapses)

@@ -38,7 +38,6 @@ def _geometric(values):
     "state",
     rule="the first within 10 % of the prediction (b−a)/b · ln(ε ratio), the second within 10 % of ln(ε ratio)/b, "
     "a = −ln γ, b = −½ ln β; the third below 1/2",
-    figure="fig8",
 )
 def _e1(e):
     runs = e.table.query("variant == 'epsilon'")
@@ -85,7 +84,6 @@ def _judge_caps(runs):
     "one unstable pair): largest difference over seeds; the largest updates' ratio, mean over seeds",
     rule="difference at most 2e-4 per step; inconclusive unless the exact law lets the window grow e-fold, or where a run was "
     "not finite",
-    figure="fig8",
 )
 def _e2(e):
     table = e.table[(e.table["eps"] == 0) & (e.table["state_dtype"] == "float64")]
@@ -123,7 +121,6 @@ def _judge_precision(pairs):
     "the picture holds at 10,000 steps",
     statistic="those of S1-S4, on long runs at a few points of the normal curve",
     rule="as S1-S4, all of them; fewer than 10,000 steps can contradict and not reproduce",
-    figure="fig8",
 )
 def _l1(e):
     table = e.table.query("variant == 'long'").assign(variant="curve")

@@ -19,7 +19,6 @@ def _as_written(column):
     statistic="runs on a convex quadratic, all over the square of pairs, whose update exceeds its bound at any step: the exact "
     "one, or the paper's where C > 0",
     rule="none, with a relative tolerance of 1e-9",
-    figure="fig6",
 )
 def _s9(e):
     runs = e.runs.assign(**{name: _as_written(e.runs[name]) for name in ("beta1", "beta2")})

@@ -71,7 +71,6 @@ def _by_gamma(runs, column):
     statistic="share of ‖W‖² that ⟨W(t), g(τ)⟩ ≠ 0, τ < t, has added, largest along the run and over weights: difference of the "
     "paper's law from ‖W‖² without the part of Assumption 2; in the note the cosines, in units of those by chance",
     rule="at most 3 % in every run",
-    figure="fig4",
 )
 @_over("law", "memory_error_paper")
 def _n1(runs):
@@ -89,7 +88,6 @@ def _n1(runs):
     "Assumption 2: v_W may be replaced by one number",
     statistic="share of ‖W‖² that ⟨W, g/√v⟩ ≠ 0 has added, largest along the run and over weights",
     rule="at most 3 % in every run",
-    figure="fig4",
 )
 @_over("law", "coarse_error")
 def _n2(runs):
@@ -106,7 +104,6 @@ def _n2(runs):
     "without momentum ‖W‖² follows the law with ‖u‖²",
     statistic="largest relative error of the law along the run and over weights, γ = 0",
     rule="at most 3 % in every run",
-    figure="fig4",
 )
 @_over("law", "error_paper", which=lambda table: table["beta1"] == 0)
 def _n3(runs):
@@ -124,7 +121,6 @@ def _n3(runs):
     "with momentum ‖W‖² needs ‖g/√v‖² in the place of ‖u‖²",
     statistic="largest relative errors of both laws along the run and over weights, γ = 0.9",
     rule="the new law's at most 5 %, and the paper's larger, in every run",
-    figure="fig4",
 )
 @_over("law", "error_paper", "error_unsmoothed", which=_usual)
 def _n4(runs):
@@ -145,7 +141,6 @@ def _n4(runs):
     "the direction moves by η u/‖W‖",
     statistic="path of Ŵ over the sum of η‖u‖/‖W‖, of the weight where it is farthest from 1",
     rule="within 5 % of 1 in every run",
-    figure="fig4",
 )
 @_over("law", "turn_ratio")
 def _n5(runs):
@@ -182,7 +177,6 @@ def _name(setting):
     statistic="distance of the direction from AdamW's, mean over the second half of the steps, 2-Adam with the β₂ and the "
     "learning rate that λ implies against Adam with the same learning rate; mean over seeds in each setting",
     rule="2-Adam is closer in every setting; contradicted if for some setting it is farther for every seed",
-    figure="fig4",
 )
 @_over("pair", *(f"{kind}_{name}" for kind in ("direction", "function", "loss") for name in ("2adam", "adam")))
 def _n6(runs):
@@ -231,7 +225,6 @@ def _against_2adam(runs, name):
     "with momentum the second average must see the unsmoothed g/√v",
     statistic="N6's distance for that variant over the one for 2-Adam, γ = 0.9, decay felt (at most 5 % of ‖W_0‖² left)",
     rule="at most half in every setting",
-    figure="fig4",
 )
 @_over("pair", "direction_2adam", "direction_unsmoothed", which=_usual_and_felt)
 def _n7(runs):
@@ -245,7 +238,6 @@ def _n7(runs):
     statistic="largest relative error along the run and over weights of the inertial law, made from ‖u‖² and γ, without the part "
     "of Assumption 2; γ > 0",
     rule="at most 5 %, and the paper's larger, in every run",
-    figure="fig4",
 )
 @_over("law", "memory_error_inertial", "memory_error_paper", which=lambda table: table["beta1"] > 0)
 def _n8(runs):
@@ -264,7 +256,6 @@ def _n8(runs):
     "… so 2-Adam with γ₂ = 0 stands for the norm if its learning rate is divided by √((1+γ)/(1−γ))",
     statistic="as N7, for 2-Adam with that learning rate",
     rule="as N7",
-    figure="fig4",
 )
 @_over("pair", "direction_2adam", "direction_inertial", which=_usual_and_felt)
 def _n9(runs):

@@ -21,7 +21,6 @@ from ctadam.analysis.verdicts import (
     "the exact bound is attained, and never exceeded",
     statistic="update over exact bound: worst-case gradients (min, max), random gradients (max)",
     rule="worst case within 1 ± 1e-9; random at most 1 + 1e-9",
-    figure="fig7",
 )
 def _s7(e):
     runs = e.table[e.table["kind"].isin(["worst", "random"])]
@@ -49,7 +48,6 @@ def _judge_attained(runs):
     "between the two laws (C < 0 but γ² < β) updates stay bounded",
     statistic="update over exact bound, worst-case gradients, pairs between the laws (max)",
     rule="at most 1 + 1e-9; inconclusive unless the paper's law lets some of these runs grow e-fold",
-    figure="fig7",
 )
 def _s8(e):
     runs = e.table.query("kind == 'wedge'")
@@ -79,7 +77,6 @@ def _judge_wedge(runs):
     "update over the last stage's exact bound; growth rate after the gradients have stopped, against the last stage's ln(γ/√β)",
     rule="elsewhere than last: at most 1 + 1e-9; last: mean absolute error of the rate at most 2e-4 per step; inconclusive "
     "unless the law lets half of these grow e-fold while they are watched",
-    figure="fig7",
 )
 def _k3(e):
     runs = e.table.query("kind == 'stages'")
