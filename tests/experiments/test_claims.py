@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ctadam import cli
-from ctadam.analysis.verdicts import bootstrap, most
+from ctadam.analysis.rules import bootstrap, most
 from ctadam.artifact import ledger as claims
 from ctadam.artifact.ledger import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Evidence
 from ctadam.artifact.report import ledger_text

@@ -1,9 +1,8 @@
-"""The ledger: every claim, what was predicted, what was measured, and the verdict by a rule fixed before the run.
+"""The ledger: every claim, its prediction, its measurement, and the verdict by a rule fixed before the run.
 
-A module an experiment, a function a claim. It sees the raw runs, predictions and measurements of one scale and returns its
-outcome; the decorator carries what the ledger says about it. Verdicts: ``reproduced``, ``contradicted``, and
-``inconclusive`` where the interval covers both, the scale cannot decide, or runs are not finite (`rules.by_finite_runs`). A
-contradicted claim is a result, not an error.
+An experiment's ``claims.py`` holds one function per claim, which judges the runs, predictions and measurements of one scale.
+Verdicts are ``reproduced``, ``contradicted`` and ``inconclusive``. The last stands where the interval covers both, where the
+scale cannot decide, or where runs are not finite (`ctadam.analysis.rules`). A contradicted claim is a result, not an error.
 
 Sources: P the paper (arXiv 2411.05746), D derived here, R asked by a reviewer of the paper.
 """

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from ctadam.analysis.rules import by_finite_runs, decide, with_interval, worst
 from ctadam.analysis.seeds import over_seeds
-from ctadam.analysis.verdicts import INCONCLUSIVE, Outcome, by_finite_runs, claim, decide, with_interval, worst
+from ctadam.analysis.verdicts import INCONCLUSIVE, Outcome, claim
 from ctadam.experiments.baselines.measure import at_share
 
 

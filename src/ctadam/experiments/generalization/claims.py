@@ -3,19 +3,9 @@
 import numpy as np
 from scipy import stats
 
+from ctadam.analysis.rules import by_finite_runs, decide, number, with_interval, worst
 from ctadam.analysis.seeds import means_of_others, over_seeds, spearman
-from ctadam.analysis.verdicts import (
-    CONTRADICTED,
-    INCONCLUSIVE,
-    REPRODUCED,
-    Outcome,
-    by_finite_runs,
-    claim,
-    decide,
-    number,
-    with_interval,
-    worst,
-)
+from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim
 from ctadam.storage.tables import sort_rows
 
 #: Fewer seeds than these say nothing about what another seed would show.

@@ -6,23 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 
+from ctadam.analysis.rules import bootstrap, by_finite_runs, decide, finite, holds, number, with_interval, within, worst
 from ctadam.analysis.slopes import half_width
-from ctadam.analysis.verdicts import (
-    CONTRADICTED,
-    INCONCLUSIVE,
-    REPRODUCED,
-    Outcome,
-    bootstrap,
-    by_finite_runs,
-    claim,
-    decide,
-    finite,
-    holds,
-    number,
-    with_interval,
-    within,
-    worst,
-)
+from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim
 from ctadam.storage.tables import sort_rows
 from ctadam.theory import stability
 
@@ -51,7 +37,7 @@ def _window_growth(runs):
 
 
 def _lost(runs, *columns):
-    """Which runs say nothing about growth: see `ctadam.analysis.verdicts.by_finite_runs`.
+    """Which runs say nothing about growth: see `ctadam.analysis.rules.by_finite_runs`.
 
     A run outside the region may leave the finite numbers because its updates grew. Its finite steps are evidence, if they
     are long enough for the predicted growth.

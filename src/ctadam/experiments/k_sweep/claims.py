@@ -2,19 +2,9 @@
 
 import numpy as np
 
+from ctadam.analysis.rules import by_finite_runs, decide, number, with_interval, worst
 from ctadam.analysis.seeds import over_seeds
-from ctadam.analysis.verdicts import (
-    CONTRADICTED,
-    INCONCLUSIVE,
-    REPRODUCED,
-    Outcome,
-    by_finite_runs,
-    claim,
-    decide,
-    number,
-    with_interval,
-    worst,
-)
+from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim
 from ctadam.experiments.k_sweep.measure import differences
 
 NETWORKS = {False: "without normalization layers", True: "with them"}

@@ -5,18 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ctadam.analysis.verdicts import (
-    CLAIMS,
-    INCONCLUSIVE,
-    REPRODUCED,
-    Outcome,
-    by_finite_runs,
-    claim,
-    finite,
-    holds,
-    number,
-    worst,
-)
+from ctadam.analysis.rules import by_finite_runs, finite, holds, number, worst
+from ctadam.analysis.verdicts import CLAIMS, INCONCLUSIVE, REPRODUCED, Outcome, claim
 from ctadam.experiments.growth.measure import WINDOW
 
 #: The steps that claim L1 speaks of.

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ctadam.analysis.verdicts import Outcome, by_finite_runs, claim, finite, holds, number
+from ctadam.analysis.rules import by_finite_runs, finite, holds, number
+from ctadam.analysis.verdicts import Outcome, claim
 from ctadam.storage.provenance import FLOAT_FORMAT
 from ctadam.storage.store import read_joined
 

@@ -2,16 +2,8 @@
 
 import numpy as np
 
-from ctadam.analysis.verdicts import (
-    CONTRADICTED,
-    INCONCLUSIVE,
-    REPRODUCED,
-    Outcome,
-    by_finite_runs,
-    claim,
-    finite,
-    holds,
-)
+from ctadam.analysis.rules import by_finite_runs, finite, holds
+from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim
 
 #: Runs of fewer steps are start-up only, with averages of 1/(1−γ) = 100 steps.
 SETTLED = 200

@@ -2,17 +2,8 @@
 
 import numpy as np
 
-from ctadam.analysis.verdicts import (
-    INCONCLUSIVE,
-    Outcome,
-    by_finite_runs,
-    claim,
-    finite,
-    holds,
-    most,
-    number,
-    worst,
-)
+from ctadam.analysis.rules import by_finite_runs, finite, holds, most, number, worst
+from ctadam.analysis.verdicts import INCONCLUSIVE, Outcome, claim
 
 
 @claim(

@@ -3,18 +3,9 @@
 import numpy as np
 from scipy import stats
 
+from ctadam.analysis.rules import by_finite_runs, decide, finite, holds, with_interval, worst
 from ctadam.analysis.slopes import half_width
-from ctadam.analysis.verdicts import (
-    INCONCLUSIVE,
-    Outcome,
-    by_finite_runs,
-    claim,
-    decide,
-    finite,
-    holds,
-    with_interval,
-    worst,
-)
+from ctadam.analysis.verdicts import INCONCLUSIVE, Outcome, claim
 
 #: The learning rate of claims T1 and T2, and the number of steps from which on Adam's start-up is over: six times the
 #: memory 1/(1−γ) of the usual first moment. Shorter runs are start-up only.
