@@ -9,19 +9,16 @@ one thing changed; one after the other in each repetition, and a ratio is taken 
 and roundings are of interest. CUDA graphs and TF32 exist on a GPU only.
 """
 
-import argparse
-import csv
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from step_time import RESULTS, ROOT, _ratio, processor, renew
-from throughput import page_with
+from step_time import RESULTS, ROOT, _ratio, main, save
+from step_time import page_with as page_with
 
 PAGE = ROOT / "docs" / "paper_scale.md"
 BEGIN, END = "<!-- table of benchmarks/gradient.py -->", "<!-- end of gradient's table -->"
@@ -86,11 +83,7 @@ def contenders(task, runs, device):
         many = change(found.many)
         return lambda *batch: many(found.views, *batch)[0]
 
-    functions = {
-        PLAIN: gradient(),
-        COMPILED: gradient(torch.compile),
-        HALF: gradient(autocast=torch.bfloat16),
-    }
+    functions = {PLAIN: gradient(), COMPILED: gradient(torch.compile), HALF: gradient(autocast=torch.bfloat16)}
     if device.type == "cuda":
         functions[GRAPHS] = gradient(lambda many: torch.compile(many, mode="reduce-overhead"))
         functions[TF32] = _with_tf32(functions[PLAIN])
@@ -155,31 +148,9 @@ def _difference(found, reference):
 
 
 def run(args):
-    import torch
-
-    from ctadam.storage.provenance import environment, sha256, write_atomically
-
-    path, commit = RESULTS / f"gradient_{args.device}.csv", environment()["commit"]
     with tempfile.TemporaryDirectory() as cache:  # an empty one, as on a machine that has not compiled this before
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        rows = list(measure(args))
-
-    def write(temporary):
-        with Path(temporary).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([FIELDS, *rows])
-
-    write_atomically(path, write)
-    provenance = {
-        "command": "python benchmarks/gradient.py " + " ".join(sys.argv[1:]),
-        "repetitions": args.repetitions,
-        "processor": processor(args.device),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit,
-        "sha256": sha256(path),
-    }
-    text = json.dumps(provenance, indent=2) + "\n"
-    write_atomically(path.with_suffix(".json"), lambda p: Path(p).write_text(text, encoding="utf-8"))
+        save("gradient", FIELDS, measure(args), args)
 
 
 def table(results=RESULTS):
@@ -214,19 +185,5 @@ def table(results=RESULTS):
     return "\n".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="only renew the table in docs/paper_scale.md")
-    parser.add_argument("--check", action="store_true", help="only exit 1 if the table is stale")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--repetitions", type=int, default=5)
-    args = parser.parse_args()
-    if args.repetitions < 2:
-        parser.error("a spread needs at least 2 repetitions")
-    if not (args.table or args.check):
-        run(args)
-    renew(PAGE, lambda page: page_with(table(), page, BEGIN, END), Path(__file__).name, args.check)
-
-
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, run=run, table=table, page=PAGE, marks=(BEGIN, END), repetitions=5)

@@ -11,7 +11,6 @@ to last `--seconds` (torch.utils.benchmark). The paths of one k share their stat
 
 import argparse
 import csv
-import hashlib
 import itertools
 import json
 import os
@@ -124,38 +123,40 @@ def processor(device):
         return platform.processor()
 
 
-def run(args):
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    target = RESULTS / f"step_time_{args.device}.csv"
-    temporary = target.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(FIELDS)
-        for threads in args.threads:
-            for row in measure(args.device, threads, args.repetitions, args.seconds, args.largest):
-                writer.writerow(row)
-                file.flush()
-    finish(args, temporary, target)
-
-
-def finish(args, temporary, target):
-    """Puts the measured times into place, with what they were measured on beside them."""
+def save(name, fields, rows, args, **more):
+    """Write measured rows to `RESULTS`, with what they were measured on beside them."""
     import torch
 
+    from ctadam.storage.provenance import environment, sha256, write_atomically
+
+    path, commit = RESULTS / f"{name}_{args.device}.csv", environment()["commit"]
+
+    def write(temporary):
+        with Path(temporary).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(itertools.chain([fields], rows))
+
+    write_atomically(path, write)
     provenance = {
-        "command": "python benchmarks/step_time.py " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/{name}.py {' '.join(sys.argv[1:])}",
         "repetitions": args.repetitions,
         "processor": processor(args.device),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
-        ).stdout.strip(),
-        "compile_seconds": compile_seconds(),
-        "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
+        "commit": commit,
+        **more,
+        "sha256": sha256(path),
     }
-    temporary.replace(target)
-    target.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(provenance, indent=2) + "\n"
+    write_atomically(path.with_suffix(".json"), lambda p: Path(p).write_text(text, encoding="utf-8"))
+
+
+def run(args):
+    rows = (
+        row
+        for threads in args.threads
+        for row in measure(args.device, threads, args.repetitions, args.seconds, args.largest)
+    )
+    save("step_time", FIELDS, rows, args, compile_seconds=compile_seconds())
 
 
 def load(path):
@@ -239,11 +240,11 @@ def table(results=RESULTS):
     return "\n".join(lines)
 
 
-def page_with(text, page):
-    """`page` with `text` between the markers."""
-    head, rest = page.split(BEGIN)
-    _, tail = rest.split(END)
-    return f"{head}{BEGIN}\n\n{text}\n{END}{tail}"
+def page_with(text, page, begin=BEGIN, end=END):
+    """Return `page` with `text` between the markers."""
+    from ctadam.artifact.report import with_table
+
+    return with_table(page, text, begin, end)
 
 
 def renew(path, change, script, check):
@@ -256,22 +257,27 @@ def renew(path, change, script, check):
         sys.exit(f"the table in {path.relative_to(ROOT)} is stale: run python benchmarks/{script} --table")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="only renew the table in docs/kadam.md")
+def main(script, doc, *, run, table, page, marks, repetitions, arguments=lambda parser: None):
+    """The command line that the benchmarks share: measure unless told not to, then renew or check the table in the page."""
+    parser = argparse.ArgumentParser(description=doc and doc.splitlines()[0])
+    parser.add_argument("--table", action="store_true", help=f"only renew the table in {page.relative_to(ROOT)}")
     parser.add_argument("--check", action="store_true", help="only exit 1 if the table is stale")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="CPU threads, one table for each")
-    parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=0.05, help="time of one contender in one repetition")
-    parser.add_argument("--largest", type=float, default=1e8, help="leave out larger sizes")
+    parser.add_argument("--repetitions", type=int, default=repetitions)
+    arguments(parser)
     args = parser.parse_args()
     if args.repetitions < 2:
         parser.error("a spread needs at least 2 repetitions")
     if not (args.table or args.check):
         run(args)
-    renew(PAGE, lambda page: page_with(table(), page), Path(__file__).name, args.check)
+    renew(page, lambda text: page_with(table(), text, *marks), Path(script).name, args.check)
+
+
+def _arguments(parser):
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="CPU threads, one table for each")
+    parser.add_argument("--seconds", type=float, default=0.05, help="time of one contender in one repetition")
+    parser.add_argument("--largest", type=float, default=1e8, help="leave out larger sizes")
 
 
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, run=run, table=table, page=PAGE, marks=(BEGIN, END), repetitions=9, arguments=_arguments)

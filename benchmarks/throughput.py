@@ -8,9 +8,7 @@ All contenders of a case do the same training, one after the other in each repet
 does meets all of them; a ratio is taken within a repetition. The loop keeps no records and takes no test loss, the trainer does.
 """
 
-import argparse
 import csv
-import hashlib
 import json
 import sys
 import time
@@ -18,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from step_time import RESULTS, ROOT, _ratio, processor, renew
+from step_time import RESULTS, ROOT, _ratio, main, save
+from step_time import page_with as page_with
 
 PAGE = ROOT / "docs" / "ensemble.md"
 BEGIN, END = "<!-- table of benchmarks/throughput.py -->", "<!-- end of table -->"
@@ -45,11 +44,13 @@ def cases(device):
         {
             LOOP: (False, 4, 50, lambda: loop_of_quadratics(points.iloc[:4], parameters, device)),
             "all at once": (
-                True, len(points), 50,
+                True,
+                len(points),
+                50,
                 lambda: quadratic.run(points, parameters, device=device, progress=lambda amount: None),
             ),
         },
-    )  # fmt: skip
+    )
 
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1500, 64, generator=generator), torch.randint(10, (1500,), generator=generator)
@@ -167,34 +168,6 @@ def measure(args):
         print(case, file=sys.stderr, flush=True)
 
 
-def run(args):
-    import platform
-
-    import torch
-
-    from ctadam.storage.provenance import environment
-
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    target = RESULTS / f"throughput_{args.device}.csv"
-    temporary = target.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(FIELDS)
-        for row in measure(args):
-            writer.writerow(row)
-    provenance = {
-        "command": "python benchmarks/throughput.py " + " ".join(sys.argv[1:]),
-        "repetitions": args.repetitions,
-        "processor": processor(args.device),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": environment()["commit"],
-        "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
-    }
-    temporary.replace(target)
-    target.with_suffix(".json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-
-
 def load(path):
     """{case: {contender: (chosen, [seconds of one run's step in each repetition])}}"""
     found = {}
@@ -240,26 +213,9 @@ def _percent(times, without):
     return f"{median:.0f} % ({low:.0f}–{high:.0f})"
 
 
-def page_with(text, page, begin=BEGIN, end=END):
-    """`page` with `text` between the markers."""
-    head, rest = page.split(begin)
-    _, tail = rest.split(end)
-    return f"{head}{begin}\n\n{text}\n{end}{tail}"
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="only renew the table in docs/ensemble.md")
-    parser.add_argument("--check", action="store_true", help="only exit 1 if the table is stale")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--repetitions", type=int, default=7)
-    args = parser.parse_args()
-    if args.repetitions < 2:
-        parser.error("a spread needs at least 2 repetitions")
-    if not (args.table or args.check):
-        run(args)
-    renew(PAGE, lambda page: page_with(table(), page), Path(__file__).name, args.check)
+def run(args):
+    save("throughput", FIELDS, measure(args), args)
 
 
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__, run=run, table=table, page=PAGE, marks=(BEGIN, END), repetitions=7)

@@ -169,6 +169,7 @@ def _draw(args):
 
 def _judge(args):
     from ctadam.artifact import ledger as claims
+    from ctadam.artifact.report import ledger_text
     from ctadam.storage.manifest import refuse_shipped
 
     refuse_shipped(args.results)
@@ -181,7 +182,7 @@ def _judge(args):
         except ArtifactError as error:
             log.warning("ctadam: without the shipped values, because %s", error)
     path = claims.write(ledger, args.results, args.figure)
-    print(claims.as_text(ledger))
+    print(ledger_text(ledger))
     log.info("%s: %d claims", path, len(ledger))
 
 
@@ -209,15 +210,15 @@ def _compare(args):
 
 
 def _results(args):
-    from ctadam.artifact import shipped
+    from ctadam.artifact import report
     from ctadam.storage.manifest import root
 
     cached = root() / "results" / "cached"
     scale, _, experiment = (args.which or "").rstrip("/").partition("/")
     if experiment:
-        print(shipped.details(cached, scale, experiment))
+        print(report.details(cached, scale, experiment))
     else:
-        print(shipped.listing(cached, scale or None))
+        print(report.listing(cached, scale or None))
 
 
 def _verify(args):

@@ -56,8 +56,7 @@ def module_in(file):
 @pytest.mark.parametrize(
     "figure, place, key",
     [
-        ("fig1", "analysis/style.py: EQUATION_COLORS", (1, "paper")),
-        ("fig1", "analysis/style.py: EQUATION_MARKERS", (2, "exact")),
+        ("fig1", "analysis/style.py: EQUATIONS", (1, "paper")),
         ("fig1", "analysis/style.py: MODEL_LINES", "mlp"),
         ("fig1", "experiments/trajectory/figure.py: MODELS", "mlp"),
         ("fig1", "experiments/trajectory/figure.py: EQUATIONS", (2, "paper")),
@@ -66,15 +65,13 @@ def module_in(file):
         ("fig3", "experiments/generalization/figure.py: TASKS", "images"),
         ("fig4", "experiments/scale_invariance/figure.py: OPPONENTS", "tensor"),
         ("fig4", "experiments/scale_invariance/figure.py: MODEL_MARKERS", "mlp"),
-        ("fig5", "analysis/style.py: STRATEGY_COLORS", "naive"),
-        ("fig5", "analysis/style.py: STRATEGY_MARKERS", "naive"),
+        ("fig5", "analysis/style.py: STRATEGIES", "naive"),
         ("fig5", "experiments/k_sweep/figure.py: TITLES", False),
         ("fig6", "experiments/quadratic/figure.py: SWEEPS", "noise"),
         ("fig6", "experiments/quadratic/figure.py: NAMES", "noise"),
         ("fig8", "experiments/practice/figure.py: DTYPES", "float32"),
         ("fig8", "experiments/practice/figure.py: TOKENS", "characters"),
-        ("fig9", "analysis/style.py: FAMILY_COLORS", "AdamW"),
-        ("fig9", "analysis/style.py: FAMILY_MARKERS", "AdamW"),
+        ("fig9", "analysis/style.py: FAMILIES", "AdamW"),
         ("fig9", "experiments/baselines/figure.py: NAMES", "text"),
     ],
 )

@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from ctadam import cli
-from ctadam.artifact import figures, shipped
+from ctadam.artifact import figures
 from ctadam.artifact import report as pages
 from ctadam.artifact.figures import FIGURES
-from ctadam.artifact.ledger import CLAIMS, read_ledger
+from ctadam.artifact.ledger import CLAIMS, read_ledger, sources_of_ledger
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS
 from ctadam.storage.provenance import write_derived
@@ -44,8 +44,6 @@ def test_the_table_follows_the_ledger(checkout):
     assert "reproduced: S7, S8" in rows["fig7"] and f"{len(ledger)} claims at smoke scale: " in table
     path = checkout / "results/cached/smoke/claims.csv"
     changed = ledger.assign(verdict=ledger["verdict"].where(ledger["id"] != "S7", "contradicted"))
-    from ctadam.artifact.ledger import sources_of_ledger
-
     write_derived(changed, path, sources_of_ledger(changed, path.parent))
     other = pages.figure_table(checkout, "smoke")
     (row,) = (line for line in other.splitlines() if line.startswith("| `fig7`"))
@@ -56,16 +54,16 @@ def test_the_table_follows_the_ledger(checkout):
 
 
 def test_times_and_sizes_are_those_of_the_provenance(checkout, monkeypatch):
-    real = shipped.checked_shards
+    real = pages.checked_shards
     monkeypatch.setattr(
-        shipped, "checked_shards",
+        pages, "checked_shards",
         lambda directory, name: {p: r | {"wall_s": 90.0} for p, r in real(directory, name).items()},
     )  # fmt: skip
     row = next(line for line in pages.figure_table(checkout, "smoke").splitlines() if line.startswith("| `fig2`"))
     cpu, gpu, disk = (cell.strip() for cell in row.split("|")[5:8])
     assert cpu == "3 min" and gpu == "—" and re.fullmatch(r"[\d.]+ [kM]B", disk)  # two shards of 90 s
     monkeypatch.setattr(
-        shipped, "checked_shards",
+        pages, "checked_shards",
         lambda directory, name: {p: r | {"wall_s": 20.0, "device": "NVIDIA H100"} for p, r in real(directory, name).items()},
     )  # fmt: skip
     row = next(line for line in pages.figure_table(checkout, "smoke").splitlines() if line.startswith("| `fig2`"))
@@ -160,6 +158,14 @@ def test_ones_own_ledger_shows_the_shipped_values(checkout):
     claims.write(other, results)
     page = pages.ledger_page(results)
     assert "<th>shipped</th><th>yours</th>" in page
+
+
+def test_the_ledger_s_page_escapes_what_it_shows(checkout):
+    path = checkout / "results/cached/smoke/claims.csv"
+    ledger = read_ledger(path).assign(note="a < b & c")
+    write_derived(ledger, path, sources_of_ledger(ledger, path.parent))
+    page = pages.ledger_page(path.parent)
+    assert "<small>a &lt; b &amp; c</small>" in page and "a < b" not in page
 
 
 def documented(page, name):

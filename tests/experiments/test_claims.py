@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from ctadam import cli
-from ctadam.analysis.verdicts import bootstrap, most
+from ctadam.analysis.rules import bootstrap, most
 from ctadam.artifact import ledger as claims
 from ctadam.artifact.ledger import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Evidence
+from ctadam.artifact.report import ledger_text
 from ctadam.errors import ArtifactError
 from ctadam.experiments import load
 from ctadam.storage.provenance import write_derived
@@ -345,7 +346,7 @@ def test_s9_counts_violations_where_there_is_a_guarantee(monkeypatch, column, c,
     runs.loc[1, column] = ratio
     evidence = Made(None, runs)
     evidence.results, evidence.experiment = None, None
-    monkeypatch.setattr(load("quadratic", "claims"), "read_csv", lambda *_: runs[["beta1", "beta2"]].assign(C=c))
+    monkeypatch.setattr(load("quadratic", "claims"), "read_joined", lambda results, name, runs: runs.assign(C=c))
     (claim,) = (claim for claim in claims.CLAIMS if claim.id == "S9")
     assert claim.judge(evidence).verdict == verdict
 
@@ -552,7 +553,7 @@ def test_the_ledger_of_the_smoke_scale(smoke):
     assert ledger.set_index("id").loc["S2", "note"].startswith("runs too short")
     some = claims.judge(smoke, ["k_sweep", "tightness"])
     assert some["id"].tolist() == ["S7", "S8", "K1", "K2", "K3"]
-    text = claims.as_text(ledger)
+    text = ledger_text(ledger)
     assert all(f"{row.id:<4} {row.verdict}" in text for row in ledger.itertuples())
     counts = ", ".join(f"{(verdicts == v).sum()} {v}" for v in (REPRODUCED, CONTRADICTED, INCONCLUSIVE))
     assert text.endswith(f"{len(ids)} claims: {counts}")
@@ -566,7 +567,7 @@ def test_shipped_values_stand_beside_ones_own(smoke, tmp_path):
     write_derived(ledger.assign(value="elsewhere", verdict="contradicted").query("id == 'S1'"), path, {})
     both = claims.beside(ledger, path)
     assert both["shipped"].tolist() == ["elsewhere" if id == "S1" else "" for id in ledger["id"]]
-    assert "(shipped: elsewhere); the shipped runs say contradicted" in claims.as_text(both)
+    assert "(shipped: elsewhere); the shipped runs say contradicted" in ledger_text(both)
     with pytest.raises(ArtifactError, match="there is no ledger"):
         claims.beside(ledger, tmp_path / "none.csv")
     path.write_text(path.read_text().replace("elsewhere", "nowhere"))

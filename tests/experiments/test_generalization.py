@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ctadam.analysis.ranks import spearman
+from ctadam.analysis.seeds import spearman
 from ctadam.artifact import config
 from ctadam.errors import ArtifactError
 from ctadam.experiments.generalization import runs as generalization

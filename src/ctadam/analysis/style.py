@@ -53,28 +53,39 @@ COLORS = Table(
 )
 LINES = Table("analysis/style.py: LINES", {"paper": "--", "exact": "-"})
 #: The differential equations by (order, kernel), and the models they are held against.
-EQUATION_COLORS = Table("analysis/style.py: EQUATION_COLORS", {
-    (1, "paper"): _PALETTE[3], (1, "exact"): _PALETTE[0], (2, "paper"): _PALETTE[1], (2, "exact"): _PALETTE[2],
-})  # fmt: skip
-EQUATION_MARKERS = Table(
-    "analysis/style.py: EQUATION_MARKERS", {(1, "paper"): "o", (1, "exact"): "s", (2, "paper"): "^", (2, "exact"): "D"}
+EQUATIONS = Table(
+    "analysis/style.py: EQUATIONS",
+    {
+        (1, "paper"): {"color": _PALETTE[3], "marker": "o"},
+        (1, "exact"): {"color": _PALETTE[0], "marker": "s"},
+        (2, "paper"): {"color": _PALETTE[1], "marker": "^"},
+        (2, "exact"): {"color": _PALETTE[2], "marker": "D"},
+    },
 )
 #: Strategies for the stages of k-Adam, and the optimizers it is held against.
-STRATEGY_COLORS = Table(
-    "analysis/style.py: STRATEGY_COLORS",
-    {"inverse-exp": _PALETTE[0], "uniform": _PALETTE[1], "exp": _PALETTE[2], "naive": _PALETTE[3]},
+STRATEGIES = Table(
+    "analysis/style.py: STRATEGIES",
+    {
+        "inverse-exp": {"color": _PALETTE[0], "marker": "o"},
+        "uniform": {"color": _PALETTE[1], "marker": "s"},
+        "exp": {"color": _PALETTE[2], "marker": "^"},
+        "naive": {"color": _PALETTE[3], "marker": "D"},
+    },
 )
-STRATEGY_MARKERS = Table(
-    "analysis/style.py: STRATEGY_MARKERS", {"inverse-exp": "o", "uniform": "s", "exp": "^", "naive": "D"}
+FAMILIES = Table(
+    "analysis/style.py: FAMILIES",
+    {
+        "2-Adam": {"color": _PALETTE[0], "marker": "o"},
+        "2-Adam unsmoothed": {"color": _PALETTE[9], "marker": "P"},
+        "AdamW": {"color": "0.15", "marker": "s"},
+        "NAdam": {"color": _PALETTE[1], "marker": "v"},
+        "RAdam": {"color": _PALETTE[2], "marker": "D"},
+        "Adamax": {"color": _PALETTE[7], "marker": "^"},
+        "RMSprop": {"color": _PALETTE[3], "marker": "X"},
+        "Adagrad": {"color": _PALETTE[4], "marker": "*"},
+        "SGD, momentum": {"color": _PALETTE[5], "marker": "p"},
+    },
 )
-FAMILY_COLORS = Table("analysis/style.py: FAMILY_COLORS", {
-    "2-Adam": _PALETTE[0], "2-Adam unsmoothed": _PALETTE[9], "AdamW": "0.15", "NAdam": _PALETTE[1], "RAdam": _PALETTE[2],
-    "Adamax": _PALETTE[7], "RMSprop": _PALETTE[3], "Adagrad": _PALETTE[4], "SGD, momentum": _PALETTE[5],
-})  # fmt: skip
-FAMILY_MARKERS = Table("analysis/style.py: FAMILY_MARKERS", {
-    "2-Adam": "o", "2-Adam unsmoothed": "P", "AdamW": "s", "NAdam": "v", "RAdam": "D",
-    "Adamax": "^", "RMSprop": "X", "Adagrad": "*", "SGD, momentum": "p",
-})  # fmt: skip
 MODEL_LINES = Table("analysis/style.py: MODEL_LINES", {"mlp": "--", "transformer": "-"})
 
 
@@ -120,12 +131,7 @@ def context():
         "lines.linewidth": 1.2,
         "lines.markersize": 4,
     }
-    with (
-        mpl.rc_context(defaults),
-        sns.plotting_context("paper"),
-        sns.axes_style("ticks"),
-        mpl.rc_context(settings),
-    ):
+    with mpl.rc_context(defaults), sns.plotting_context("paper"), sns.axes_style("ticks"), mpl.rc_context(settings):
         yield
 
 

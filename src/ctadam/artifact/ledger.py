@@ -1,13 +1,13 @@
-"""The ledger: every claim, what was predicted, what was measured, and the verdict by a rule fixed before the run.
+"""The ledger: every claim, its prediction, its measurement, and the verdict by a rule fixed before the run.
 
-A module an experiment, a function a claim. It sees the raw runs, predictions and measurements of one scale and returns its
-outcome; the decorator carries what the ledger says about it. Verdicts: ``reproduced``, ``contradicted``, and
-``inconclusive`` where the interval covers both, the scale cannot decide, or runs are not finite (`rules.by_finite_runs`). A
-contradicted claim is a result, not an error.
+An experiment's ``claims.py`` holds one function per claim, which judges the runs, predictions and measurements of one scale.
+Verdicts are ``reproduced``, ``contradicted`` and ``inconclusive``. The last stands where the interval covers both, where the
+scale cannot decide, or where runs are not finite (`ctadam.analysis.rules`). A contradicted claim is a result, not an error.
 
 Sources: P the paper (arXiv 2411.05746), D derived here, R asked by a reviewer of the paper.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -18,14 +18,9 @@ from ctadam.experiments import EXPERIMENTS, load
 from ctadam.storage.provenance import is_complete, write_derived
 from ctadam.storage.store import DERIVED, check_derived, sources
 
-__all__ = [
-    "CLAIMS", "COLUMNS", "CONTRADICTED", "INCONCLUSIVE", "REPRODUCED", "Evidence", "Outcome", "as_text", "beside",
-    "check_ledger", "judge", "ledger_path", "read_ledger", "sources_of_ledger", "write",
-]  # fmt: skip
+__all__ = ["CLAIMS", "CONTRADICTED", "INCONCLUSIVE", "REPRODUCED", "Evidence", "Outcome"]
 
-COLUMNS = [
-    "id", "source", "claim", "statistic", "prediction", "value", "rule", "verdict", "note", "figure", "command",
-]  # fmt: skip
+COLUMNS = ["id", "source", "claim", "statistic", "prediction", "value", "rule", "verdict", "note", "figure", "command"]
 
 for _name in EXPERIMENTS:
     load(_name, "claims")
@@ -57,13 +52,10 @@ def judge(results, experiments=None, figure=None):
             continue
         outcome = claim.judge(evidence.setdefault(claim.experiment, Evidence(results, claim.experiment)))
         rows.append(
-            {
-                "id": claim.id, "source": claim.source, "claim": claim.text, "statistic": claim.statistic,
-                "prediction": outcome.prediction, "value": outcome.value, "rule": claim.rule,
-                "verdict": outcome.verdict, "note": outcome.note, "figure": claim.figure,
-                "command": f"snakemake {claim.figure or 'claims'}",
-            }
-        )  # fmt: skip
+            asdict(outcome)
+            | {name: getattr(claim, name) for name in ("id", "source", "statistic", "rule", "figure")}
+            | {"claim": claim.text, "command": f"snakemake {claim.figure or 'claims'}"}
+        )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -122,20 +114,3 @@ def beside(ledger, shipped):
         values = ledger["id"].map(other[before]).fillna("")
         ledger.insert(ledger.columns.get_loc(before), column, values)
     return ledger
-
-
-def as_text(ledger):
-    """The ledger for a terminal: a few lines a claim, verdicts in a column that can be scanned."""
-    lines = []
-    for row in ledger.to_dict("records"):
-        lines.append(f"{row['id']:<4} {row['verdict']:<13} [{row['source']}] {row['claim']}")
-        shipped = f"  (shipped: {row['shipped']})" if row.get("shipped") else ""
-        if row.get("shipped_verdict") not in (None, "", row["verdict"]):
-            shipped += f"; the shipped runs say {row['shipped_verdict']}"
-        if row["value"]:
-            lines.append(f"{'':18} predicted {row['prediction']}; measured {row['value']}{shipped}")
-        if row["note"]:
-            lines.append(f"{'':18} {row['note']}")
-    counts = ledger["verdict"].value_counts()
-    total = ", ".join(f"{counts.get(v, 0)} {v}" for v in (REPRODUCED, CONTRADICTED, INCONCLUSIVE))
-    return "\n".join([*lines, f"{len(ledger)} claims: {total}"])

@@ -63,20 +63,18 @@ def promote(scale, *, results="results", experiments=tuple(EXPERIMENTS), force=F
     for experiment, paths in sources.items():
         target = cached / experiment
         target.mkdir(parents=True, exist_ok=True)
-        kept = {path.name for table in paths for path in (table, provenance_path(table))}
-        for path in (p for table in paths for p in (table, provenance_path(table))):
+        files = [path for table in paths for path in (table, provenance_path(table))]
+        for path in files:
             write_atomically(target / path.name, lambda temporary, path=path: shutil.copyfile(path, temporary))
             manifest[f"{experiment}/{path.name}"] = sha256(target / path.name)
             written.append(target / path.name)
         # Only now is there something in the place of what was shipped before.
-        for old in target.glob("shard-*"):
-            if old.name not in kept:
-                old.unlink()
-                manifest.pop(f"{experiment}/{old.name}", None)
+        for old in set(target.glob("shard-*")) - {target / path.name for path in files}:
+            old.unlink()
         manifest = {n: d for n, d in manifest.items() if (cached / n).exists()}
         for name in DERIVED:
-            for old in (target / f"{name}.csv", target / f"{name}.json"):
-                old.unlink(missing_ok=True)
+            (target / f"{name}.csv").unlink(missing_ok=True)
+            (target / f"{name}.json").unlink(missing_ok=True)
     _write_config(cached, scale, manifest)
     manifest[CONFIG] = sha256(cached / CONFIG)
     text = "".join(f"{digest}  {name}\n" for name, digest in sorted(manifest.items()))
@@ -109,10 +107,10 @@ def renew(scale, *, results="results", figures="paper_figures", experiments=None
     return [*written, claims.write(claims.judge(cached, shipped), cached)]
 
 
-def shipped_experiments(directory):
+def shipped_experiments(directory, manifest=None):
     """``{experiment: provenances of its shards}`` of a shipped directory, as its manifest lists them."""
     found = {}
-    for name in sorted(read_manifest(directory)):
+    for name in sorted(read_manifest(directory) if manifest is None else manifest):
         experiment, separator, file = name.partition("/")
         if separator and file.endswith(".parquet"):
             found.setdefault(experiment, []).append(read_provenance(Path(directory) / name))
@@ -122,11 +120,7 @@ def shipped_experiments(directory):
 def _write_config(cached, scale, manifest):
     import yaml
 
-    sections = {}
-    for name in sorted(manifest):
-        if name.endswith(".parquet"):
-            record = read_provenance(cached / name)
-            sections[record["experiment"]] = record["parameters"]
+    sections = {name: records[0]["parameters"] for name, records in shipped_experiments(cached, manifest).items()}
     ordered = {name: sections[name] for name in EXPERIMENTS if name in sections}
     text = f"# What the runs shipped here were made with. Made by `ctadam promote {scale}`.\n" + yaml.safe_dump(
         {"scale": scale, **ordered}, sort_keys=False, allow_unicode=True, width=120

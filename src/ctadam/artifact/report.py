@@ -1,21 +1,198 @@
-"""What is generated from results for people to read: the README's table of figures, and the pages of the report."""
+"""Rendering for people: the ledger and `ctadam results` in a terminal, the README's table, and the report's HTML pages."""
 
-import html
 from pathlib import Path
 
-from ctadam.artifact import shipped
+import pandas as pd
+import yaml
+from jinja2 import DictLoader, Environment, StrictUndefined
+from tabulate import tabulate
+
 from ctadam.artifact.figures import FIGURES, caption_title
-from ctadam.artifact.ledger import CONTRADICTED, INCONCLUSIVE, REPRODUCED, check_ledger, ledger_path, read_ledger
+from ctadam.artifact.ledger import (
+    CLAIMS,
+    CONTRADICTED,
+    INCONCLUSIVE,
+    REPRODUCED,
+    check_ledger,
+    ledger_path,
+    read_ledger,
+)
 from ctadam.errors import ArtifactError
-from ctadam.storage.provenance import write_atomically
-from ctadam.storage.store import checked_shards
+from ctadam.experiments import EXPERIMENTS
+from ctadam.storage.manifest import MANIFEST, runs_directory
+from ctadam.storage.provenance import provenance_path, write_atomically
+from ctadam.storage.store import DERIVED, checked_shards, read_runs, without_lists
 
 BEGIN, END = "<!-- figures: made by `ctadam readme` -->", "<!-- end of figures -->"
 NOTHING = "—"
+_VERDICTS = (REPRODUCED, CONTRADICTED, INCONCLUSIVE)
+
+
+def duration(seconds):
+    """Format a time."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count):
+    """Format a number of bytes."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
+
+
+def _aligned(table):
+    """Format a DataFrame for a terminal, one row per line."""
+    # The header as a row, because tabulate widens columns with a header by two spaces.
+    return tabulate([list(table), *table.astype(str).to_numpy()], tablefmt="plain", disable_numparse=True)
+
+
+def _counts(ledger):
+    counts = ledger["verdict"].value_counts()
+    return ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in _VERDICTS)
+
+
+def ledger_text(ledger):
+    """Format a ledger for a terminal: a few lines per claim, verdicts in one column."""
+    lines = []
+    for row in ledger.to_dict("records"):
+        lines.append(f"{row['id']:<4} {row['verdict']:<13} [{row['source']}] {row['claim']}")
+        shipped = f"  (shipped: {row['shipped']})" if row.get("shipped") else ""
+        if row.get("shipped_verdict") not in (None, "", row["verdict"]):
+            shipped += f"; the shipped runs say {row['shipped_verdict']}"
+        if row["value"]:
+            lines.append(f"{'':18} predicted {row['prediction']}; measured {row['value']}{shipped}")
+        if row["note"]:
+            lines.append(f"{'':18} {row['note']}")
+    return "\n".join([*lines, f"{len(ledger)} claims: {_counts(ledger)}"])
+
+
+def experiments(directory):
+    """Return the experiments with raw runs in a directory of one scale."""
+    return [name for name in EXPERIMENTS if any((runs_directory(directory) / name).glob("shard-*.parquet"))]
+
+
+def directories(cached):
+    """Return the directories of the scales that are shipped."""
+    return sorted(path.parent for path in Path(cached).glob(f"*/{MANIFEST}"))
+
+
+def _common(records, key):
+    """Return the one value of a key in all provenance records, or all of its values."""
+    return ", ".join(dict.fromkeys(str(record.get(key)) for record in records))
+
+
+def _short(commit):
+    digest, dirty, _ = (commit or "unknown").partition("-dirty")
+    return digest[:9] + dirty
+
+
+def describe(directory, experiment):
+    """Return what is known of one experiment's runs: ``seconds`` on one device, summed over the shards; ``bytes`` of raw
+    runs and provenance."""
+    shards = checked_shards(directory, experiment)
+    records = list(shards.values())
+    runs = pd.concat([pd.read_parquet(path, columns=["run"]) for path in shards])["run"]
+    return {
+        "experiment": experiment,
+        "scale": _common(records, "scale"),
+        "runs": runs.nunique(),
+        "rows": len(runs),
+        "device": _common(records, "device"),
+        "date": max(record["started"] for record in records)[:10],
+        "commit": ", ".join(dict.fromkeys(_short(record.get("commit")) for record in records)),
+        "seconds": sum(record["wall_s"] for record in records),
+        "bytes": sum(p.stat().st_size for path in shards for p in (path, provenance_path(path))),
+        "claims": " ".join(claim.id for claim in CLAIMS if claim.experiment == experiment),
+    }
+
+
+def overview(directory):
+    """Return `describe` of each experiment in a directory of one scale, one row per experiment."""
+    return pd.DataFrame([describe(directory, name) for name in experiments(directory)])
+
+
+def listing(cached, scale=None):
+    """Format a list of what is shipped, of all scales or of one, for a terminal.
+
+    Raises:
+        ArtifactError: nothing is shipped, or something of it is damaged.
+    """
+    found = directories(cached)
+    if not found:
+        raise ArtifactError(f"no shipped results in {cached}")
+    if scale is not None:
+        known = [directory.name for directory in found]
+        if scale not in known:
+            raise ArtifactError(
+                f"{scale!r} is not SCALE/EXPERIMENT, such as laptop/growth, nor a scale with shipped results "
+                f"(there are: {', '.join(known)})"
+            )
+        found = [directory for directory in found if directory.name == scale]
+    table = pd.concat([overview(directory) for directory in found], ignore_index=True)
+    shown = table.assign(seconds=table["seconds"].map(duration), bytes=table["bytes"].map(size))
+    shown = shown.rename(columns={"seconds": "time", "bytes": "size"})
+    total = f"{len(table)} sets of runs, {table['runs'].sum():,} runs, {size(table['bytes'].sum())}"
+    return f"{_aligned(shown)}\n{total}; more of one: ctadam results SCALE/EXPERIMENT"
+
+
+def details(cached, scale, experiment):
+    """Format provenance and summary of one experiment's shipped runs for a terminal.
+
+    Raises:
+        ArtifactError: it is not shipped, or damaged.
+    """
+    directory = Path(cached) / scale
+    if directory not in directories(cached) or experiment not in experiments(directory):
+        have = [f"{d.name}/{name}" for d in directories(cached) for name in experiments(d)]
+        raise ArtifactError(f"no shipped runs {scale}/{experiment} (there are: {', '.join(have) or 'none'})")
+    row = describe(directory, experiment)
+    shards = checked_shards(directory, experiment)
+    records = list(shards.values())
+    packages = dict.fromkeys(
+        ", ".join(f"{name} {version}" for name, version in record["packages"].items()) for record in records
+    )
+    data = {name: digest for record in records for name, digest in record["data"].items()}
+    lines = [
+        f"{scale}/{experiment}: {row['runs']:,} runs, {row['rows']:,} rows, {size(row['bytes'])}",
+        f"claims      {row['claims'] or 'none'}",
+        f"figures     {' '.join(f for f, needs in FIGURES.items() if experiment in needs) or 'none'}",
+        f"device      {row['device']}",
+        f"run         {row['date']}, {duration(row['seconds'])}",
+        f"commit      {_common(records, 'commit')}",
+        f"code        {_common(records, 'code')}",
+        f"platform    {_common(records, 'platform')}, Python {_common(records, 'python')}",
+        f"packages    {'; '.join(packages)}",
+        *(f"data        {name}, sha256 {digest}" for name, digest in data.items()),
+        "parameters  (the same in all shards)",
+        *("  " + line for line in yaml.safe_dump(records[0]["parameters"], sort_keys=False, width=100).splitlines()),
+        "files",
+        *(
+            f"  {path.name}  {size(path.stat().st_size)}  {record['rows']:,} rows  {duration(record['wall_s'])}"
+            f"  sha256 {record['sha256']}"
+            for path, record in shards.items()
+        ),
+        *(f"  {name}.csv" for name in DERIVED if (directory / experiment / f"{name}.csv").exists()),
+        "columns     (meaning: results/README.md)",
+        *("  " + line for line in _aligned(_summary(without_lists(read_runs(directory, experiment)))).splitlines()),
+    ]
+    return "\n".join(lines)
+
+
+def _summary(runs):
+    """Return one row per column: type, how many values it has and lacks, and its range or first values."""
+    rows = []
+    for name, values in runs.items():
+        if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+            spread = f"{values.min():.6g} to {values.max():.6g}" if values.notna().any() else ""
+        else:
+            known = values.dropna().unique()
+            spread = ", ".join(map(str, known[:4])) + (", …" if len(known) > 4 else "")
+        rows.append((name, values.dtype, values.nunique(), int(values.isna().sum()), spread))
+    return pd.DataFrame(rows, columns=["column", "type", "distinct", "empty", "values"])
 
 
 def _range(ids):
-    """Ids of claims with neighbours drawn together: S1 S2 S3 S6 as S1–S3, S6."""
+    """Join ids of claims, neighbours as a range: S1 S2 S3 S6 as S1–S3, S6."""
     groups = []
     for id in ids:
         letter, number = id[0], int(id[1:])
@@ -31,33 +208,29 @@ def _range(ids):
 
 
 def _verdicts(ledger):
-    found = []
-    for verdict in (REPRODUCED, CONTRADICTED, INCONCLUSIVE):
-        ids = ledger.loc[ledger["verdict"] == verdict, "id"].tolist()
-        if ids:
-            found.append(f"{verdict}: {_range(ids)}")
-    return "; ".join(found) or NOTHING
+    ids = {verdict: _range(ledger.loc[ledger["verdict"] == verdict, "id"]) for verdict in _VERDICTS}
+    return "; ".join(f"{verdict}: {text}" for verdict, text in ids.items() if text) or NOTHING
 
 
 def _times(overviews, needs):
-    """Seconds of the experiments a figure needs, on CPUs and on GPUs, and bytes on disk of the former; None where not run."""
+    """Return time on a CPU, time on a GPU and size on disk of the experiments that a figure needs."""
     found = []
     for on_cpu in (True, False):
         some = [table[(table["device"] == "cpu") == on_cpu].set_index("experiment") for table in overviews]
         some = [table for table in some if set(needs) <= set(table.index)]
-        found.append(some[-1].loc[list(needs)] if some else None)
+        found.append(some[-1].loc[list(needs), ["seconds", "bytes"]].sum() if some else None)
     cpu, gpu = found
     return (
-        NOTHING if cpu is None else shipped.duration(cpu["seconds"].sum()),
-        NOTHING if gpu is None else shipped.duration(gpu["seconds"].sum()),
-        NOTHING if cpu is None else shipped.size(cpu["bytes"].sum()),
+        NOTHING if cpu is None else duration(cpu["seconds"]),
+        NOTHING if gpu is None else duration(gpu["seconds"]),
+        NOTHING if cpu is None else size(cpu["bytes"]),
     )
 
 
 def figure_table(root, scale="laptop"):
-    """The table of figures, as Markdown: from the shipped ledger of a scale, and from the provenance of all shipped runs.
+    """Return the README's table of figures as Markdown, from a scale's shipped ledger and all shipped provenance.
 
-    The time on a CPU and the size are that scale's; the time on a GPU is that of any shipped runs that were made on one.
+    The time on a CPU and the size are that scale's; the time on a GPU is that of any shipped runs made on one.
 
     Raises:
         ArtifactError: shipped results are missing or damaged, or the ledger is not of these runs.
@@ -66,7 +239,7 @@ def figure_table(root, scale="laptop"):
     cached = root / "results" / "cached"
     check_ledger(cached / scale)
     ledger = read_ledger(ledger_path(cached / scale))
-    tables = [shipped.overview([d]) for d in shipped.directories(cached)]
+    tables = [overview(directory) for directory in directories(cached)]
     own = [t for t in tables if (t["scale"] == scale).all()] + [t for t in tables if (t["device"] != "cpu").any()]
     lines = [
         "| figure | shows | claims, and what the shipped runs say | command | CPU | GPU | disk |",
@@ -78,152 +251,158 @@ def figure_table(root, scale="laptop"):
             f"| `{figure}` | {caption_title(root, figure)} | {_verdicts(ledger[ledger['figure'] == figure])} "
             f"| `snakemake {figure}` | {cpu} | {gpu} | {disk} |"
         )
-    rest = ledger[ledger["figure"] == ""]
-    lines.append(f"| – | claims without a figure | {_verdicts(rest)} | `snakemake claims` | | | |")
-    counts = ledger["verdict"].value_counts()
-    total = ", ".join(f"{counts.get(v, 0)} {v}" for v in (REPRODUCED, CONTRADICTED, INCONCLUSIVE))
-    return "\n".join([*lines, "", f"{len(ledger)} claims at {scale} scale: {total}."])
+    rest = _verdicts(ledger[ledger["figure"] == ""])
+    lines.append(f"| – | claims without a figure | {rest} | `snakemake claims` | | | |")
+    return "\n".join([*lines, "", f"{len(ledger)} claims at {scale} scale: {_counts(ledger)}."])
 
 
-def with_table(page, table):
-    """A Markdown page with the table between its marks replaced.
+def with_table(page, table, begin=BEGIN, end=END):
+    """Return a Markdown page with the table between its marks replaced.
 
     Raises:
         ArtifactError: the page has no such marks.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ArtifactError(f"the page lacks the lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ArtifactError(f"the page lacks the lines {begin!r} and {end!r}")
+    return f"{before}{begin}\n\n{table.rstrip()}\n\n{end}{after}"
 
 
 def update_readme(root):
-    """Renew the table in the README; gives its path."""
+    """Renew the table in the README; return its path."""
     path = Path(root) / "README.md"
-    text = with_table(path.read_text(encoding="utf-8"), figure_table(root))
-    write_atomically(path, lambda p: Path(p).write_text(text, encoding="utf-8"))
+    _write(path, with_table(path.read_text(encoding="utf-8"), figure_table(root)))
     return path
 
 
-_STYLE = """
+def _write(path, text):
+    write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 1.5rem; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin-top: 1.6rem; }
 table { border-collapse: collapse; } td, th { padding: .35rem .7rem; vertical-align: top; }
-th { text-align: left; }
-th { border-bottom: 2px solid #888; white-space: nowrap; } code span { white-space: nowrap; }
+th { text-align: left; border-bottom: 2px solid #888; white-space: nowrap; } code span { white-space: nowrap; }
 td { border-bottom: 1px solid #ddd; }
-th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .reproduced, .contradicted, .inconclusive { font-weight: 600; white-space: nowrap; }
 .reproduced { color: #00663d; } .contradicted { color: #a3320b; } .inconclusive { color: #555; }
 code, pre { font-size: .85em; } pre { background: #f6f6f6; padding: .7rem; } small { color: #555; }
+</style></head>
+<body><h1>{{ title }}</h1>
+{% block body %}{% endblock %}
+</body></html>
 """
 
+# In a command no line break within an option, which would no longer look like what is to be typed.
+_LEDGER = """\
+{% extends "page" %}
+{% block body %}
+<p>{{ total }}. Rules were fixed before the runs. A contradicted claim is a result.</p>
+<table><thead><tr><th></th><th>claim</th><th>verdict</th><th>prediction</th>
+{%- if yours %}<th>shipped</th><th>yours</th>{% else %}<th>value</th>{% endif -%}
+<th>rule</th><th>source</th><th>figure, command</th></tr></thead>
+<tbody>
+{% for row in rows %}
+<tr><td><b>{{ row.id }}</b></td>
+<td>{{ row.claim }}<br><small>{{ row.statistic }}</small></td>
+<td class="{{ row.verdict }}">{{ row.verdict }}</td>
+<td>{{ row.prediction }}</td>
+{% if yours %}
+<td>{{ row.shipped }}<br><small>{{ row.shipped_verdict }}</small></td>
+{% endif %}
+<td>{{ row.value }}{% if row.note %}<br><small>{{ row.note }}</small>{% endif %}</td>
+<td>{{ row.rule }}</td>
+<td>{{ sources.get(row.source, row.source) }}</td>
+<td>{{ row.figure }}<br><code>{% for word in row.command.split() %}<span>{{ word }}</span> {% endfor %}</code></td></tr>
+{% endfor %}
+</tbody></table>
+{% endblock %}
+"""
 
-def _page(title, body):
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n{body}</body></html>\n"
-    )
+_PROVENANCE = """\
+{% extends "page" %}
+{% block body %}
+<table><thead><tr><th>experiment</th><th>runs</th><th>rows</th><th>device</th><th>date</th><th>commit</th>
+<th>run time</th><th>size</th><th>claims</th></tr></thead>
+<tbody>
+{% for row in rows %}
+<tr><td><b>{{ row.experiment }}</b></td><td class="number">{{ "{:,}".format(row.runs) }}</td>
+<td class="number">{{ "{:,}".format(row.rows) }}</td><td>{{ row.device }}</td><td>{{ row.date }}</td>
+<td><code>{{ row.commit }}</code></td><td class="number">{{ row.seconds | duration }}</td>
+<td class="number">{{ row.bytes | size }}</td><td>{{ row.claims }}</td></tr>
+{% endfor %}
+</tbody></table>
+<p>In all {{ rows | sum("seconds") | duration }} on one device, {{ rows | sum("bytes") | size }}.</p>
+{% for name, shards, record in records %}
+<h2>{{ name }}</h2>
+<table><thead><tr><th>file</th><th>rows</th><th>started</th><th>run time</th><th>sha256</th></tr></thead>
+<tbody>
+{% for shard in shards %}
+<tr><td>{{ shard.file }}</td><td class="number">{{ "{:,}".format(shard.rows) }}</td><td>{{ shard.started }}</td>
+<td class="number">{{ shard.wall_s | duration }}</td><td><code>{{ shard.sha256[:16] }}…</code></td></tr>
+{% endfor %}
+</tbody></table>
+<details><summary>versions, data, parameters</summary><pre>{{ record }}</pre></details>
+{% endfor %}
+{% endblock %}
+"""
 
-
-def _table(head, rows):
-    """Cells are HTML already; a pair (class, HTML) is a cell of that class."""
-
-    def cell(content):
-        kind, content = content if isinstance(content, tuple) else ("", content)
-        return f'<td class="{kind}">{content}</td>' if kind else f"<td>{content}</td>"
-
-    body = "\n".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
-    return (
-        f"<table><thead><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n"
-    )
-
-
+_TEMPLATES = Environment(
+    loader=DictLoader({"page": _PAGE, "claims": _LEDGER, "provenance": _PROVENANCE}),
+    autoescape=True,
+    trim_blocks=True,
+    undefined=StrictUndefined,
+)
+_TEMPLATES.filters |= {"duration": duration, "size": size}
 _SOURCES = {"P": "the paper", "D": "derived here", "R": "a reviewer"}
+#: What the provenance page shows of an experiment's first record, as YAML.
+_SHOWN = ("platform", "python", "packages", "determinism", "data", "code", "parameters")
 
 
 def ledger_page(results):
-    """The ledger of a scale's results as a page of HTML.
+    """Return the ledger of a scale's results as HTML.
 
     Raises:
         ArtifactError: it is missing, was edited, or judges other tables than lie there.
     """
     check_ledger(results)
     ledger = read_ledger(ledger_path(results))
-    yours = "shipped" in ledger
-    head = ["", "claim", "verdict", "prediction", *(["shipped"] if yours else []), "yours" if yours else "value"]
-    head += ["rule", "source", "figure, command"]
-    rows = []
-    for row in ledger.to_dict("records"):
-        row = {key: html.escape(value) for key, value in row.items()}
-        # No break within an option, which would no longer look like what is to be typed.
-        command = " ".join(f"<span>{word}</span>" for word in row["command"].split())
-        cells = [
-            f"<b>{row['id']}</b>",
-            f"{row['claim']}<br><small>{row['statistic']}</small>",
-            (row["verdict"], row["verdict"]),
-            row["prediction"],
-        ]
-        if yours:
-            cells.append(f"{row['shipped']}<br><small>{row['shipped_verdict']}</small>")
-        cells += [
-            row["value"] + (f"<br><small>{row['note']}</small>" if row["note"] else ""),
-            row["rule"],
-            _SOURCES.get(row["source"], row["source"]),
-            f"{row['figure']}<br><code>{command}</code>",
-        ]
-        rows.append(cells)
-    counts = ledger["verdict"].value_counts()
-    total = ", ".join(f"{counts.get(v, 0)} {v}" for v in (REPRODUCED, CONTRADICTED, INCONCLUSIVE))
-    text = f"<p>{len(ledger)} claims: {total}. Rules were fixed before the runs. A contradicted claim is a result.</p>"
-    return _page(f"Ledger of claims: {Path(results).name} scale", text + _table(head, rows))
+    return _TEMPLATES.get_template("claims").render(
+        title=f"Ledger of claims: {Path(results).name} scale",
+        rows=ledger.to_dict("records"),
+        yours="shipped" in ledger,
+        total=f"{len(ledger)} claims: {_counts(ledger)}",
+        sources=_SOURCES,
+    )
 
 
 def provenance_page(results):
-    """Where the runs of a scale's results came from, and how long they took, as a page of HTML.
+    """Return where the runs of a scale's results came from, and how long they took, as HTML.
 
     Raises:
         ArtifactError: runs are missing or damaged.
     """
-    import yaml
-
-    names = shipped.experiments(results)
-    table = shipped.overview([results])
-    rows = [
-        [
-            f"<b>{row['experiment']}</b>", ("number", f"{row['runs']:,}"), ("number", f"{row['rows']:,}"), row["device"],
-            row["date"], f"<code>{row['commit']}</code>", ("number", shipped.duration(row["seconds"])),
-            ("number", shipped.size(row["bytes"])), row["claims"],
-        ]
-        for row in table.to_dict("records")
-    ]  # fmt: skip
-    body = _table(["experiment", "runs", "rows", "device", "date", "commit", "run time", "size", "claims"], rows)
-    body += (
-        f"<p>In all {shipped.duration(table['seconds'].sum())} on one device, {shipped.size(table['bytes'].sum())}.</p>"
+    records = []
+    for name in experiments(results):
+        shards = list(checked_shards(results, name).values())
+        shown = {key: shards[0].get(key) for key in _SHOWN}
+        records.append((name, shards, yaml.safe_dump(shown, sort_keys=False, default_flow_style=None)))
+    return _TEMPLATES.get_template("provenance").render(
+        title=f"Provenance and run times: {Path(results).name} scale",
+        rows=overview(results).to_dict("records"),
+        records=records,
     )
-    for name in names:
-        shards = checked_shards(results, name)
-        record = next(iter(shards.values()))
-        parts = [
-            [
-                part["file"], ("number", f"{part['rows']:,}"), part["started"], ("number", shipped.duration(part["wall_s"])),
-                f"<code>{part['sha256'][:16]}…</code>",
-            ]
-            for part in shards.values()
-        ]  # fmt: skip
-        rest = {key: record.get(key) for key in ("platform", "python", "packages", "determinism", "data", "code")}
-        body += f"<h2>{name}</h2>" + _table(["file", "rows", "started", "run time", "sha256"], parts)
-        text = yaml.safe_dump({**rest, "parameters": record["parameters"]}, sort_keys=False, default_flow_style=None)
-        body += f"<details><summary>versions, data, parameters</summary><pre>{html.escape(text)}</pre></details>"
-    return _page(f"Provenance and run times: {Path(results).name} scale", body)
 
 
 def write_report_pages(results):
-    """Write the pages that the report shows beside the figures; gives their paths."""
-    found = []
-    for name, page in (("claims", ledger_page), ("provenance", provenance_page)):
-        path, text = Path(results) / f"{name}.html", page(results)
-        write_atomically(path, lambda p, text=text: Path(p).write_text(text, encoding="utf-8"))
-        found.append(path)
-    return found
+    """Write the pages that the report shows beside the figures; return their paths."""
+    pages = {"claims": ledger_page, "provenance": provenance_page}
+    paths = [Path(results) / f"{name}.html" for name in pages]
+    for path, page in zip(paths, pages.values(), strict=True):
+        _write(path, page(results))
+    return paths

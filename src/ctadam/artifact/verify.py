@@ -23,9 +23,9 @@ from ctadam.artifact import ledger as claims
 from ctadam.artifact.promote import CONFIG, shipped_experiments
 from ctadam.errors import ArtifactError
 from ctadam.experiments import load
-from ctadam.storage.manifest import MANIFEST, read_manifest, runs_directory
+from ctadam.storage.manifest import read_manifest, runs_directory
 from ctadam.storage.provenance import sha256
-from ctadam.storage.store import DERIVED, checked_shards, read_csv, sources, without_lists
+from ctadam.storage.store import DERIVED, check_listed, checked_shards, read_csv, sources, without_lists
 
 #: How many runs of an experiment are made again, and for how many steps, where runs can be cut short; how many where not.
 RUNS, STEPS, WHOLE_RUNS = 8, 12, 64
@@ -67,16 +67,8 @@ def damage(results):
         except ArtifactError as error:
             found.append(str(error))
 
-    for name, digest in manifest.items():
-        path = results / name
-        if not path.exists():
-            found.append(f"{path} is missing: restore it with `git checkout -- {path}`")
-        elif sha256(path) != digest:
-            found.append(f"{path} is not the file that was shipped: restore it with `git checkout -- {path}`")
-    for path in sorted(results.glob("*/shard-*")):
-        name = path.relative_to(results).as_posix()
-        if name not in manifest:
-            found.append(f"{path} is not in {results / MANIFEST}: delete it, or ship it with `ctadam promote`")
+    for path in dict.fromkeys([*(results / name for name in manifest), *sorted(results.glob("*/shard-*"))]):
+        note(check_listed, results, path, manifest)
     if not found:
         for experiment in note(shipped_experiments, results) or {}:
             if note(checked_shards, results, experiment):
@@ -209,10 +201,8 @@ def rerun(results, experiment, *, device="auto", seed=0):
         # The embedded text is part of Python, and other versions have another.
         other = [name for name, digest in details.get("data", {}).items() if record["data"].get(name) != digest]
         if other:
-            return Check(
-                what, CANNOT, f"other data ({', '.join(other)}): Python {record['python']} made them, whose text differs"
-                if "pydoc" in other else f"other data ({', '.join(other)})",
-            )  # fmt: skip
+            why = f": Python {record['python']} made them, whose text differs" if "pydoc" in other else ""
+            return Check(what, CANNOT, f"other data ({', '.join(other)}){why}")
         skip = set()
         if shortened:
             # What has one value in every run, and is no parameter, sums up the whole of it.

@@ -75,8 +75,8 @@ def checked_shards(results: str | Path, experiment: str) -> dict[Path, dict[str,
     for path in shard_paths(results, experiment):
         record = _checked_record(path, "provenance", repair_hint(provenance_path(path)), repair_hint(path))
         if manifest is not None:
-            _check_listed(results, path, record["sha256"], manifest)
-            _check_listed(results, provenance_path(path), sha256(provenance_path(path)), manifest)
+            check_listed(results, path, manifest, record["sha256"])
+            check_listed(results, provenance_path(path), manifest)
         # A renamed or copied file would be read as other runs than it holds.
         for key, value in (("file", path.name), ("experiment", experiment)):
             if record.get(key, value) != value:
@@ -110,11 +110,14 @@ def _checked_record(path: Path, what: str, unreadable: str, other: str) -> dict[
     return record
 
 
-def _check_listed(results: Path, path: Path, digest: str, manifest: Mapping[str, str]) -> None:
+def check_listed(results: Path, path: Path, manifest: Mapping[str, str], digest: str | None = None) -> None:
+    """Raise an `ArtifactError` if a file is not the one in the manifest; ``digest`` is its sha256 where that is known."""
     name = path.relative_to(results).as_posix()
     if name not in manifest:
         raise ArtifactError(f"{path} is not in {results / MANIFEST}: delete it, or ship it with `ctadam promote`")
-    if manifest[name] != digest:
+    if not path.exists():
+        raise ArtifactError(f"{path} is missing: {repair_hint(path)}")
+    if manifest[name] != (digest or sha256(path)):
         raise ArtifactError(
             f"{path} is not the file that was shipped: its sha256 is not the one in {MANIFEST}; {repair_hint(path)}"
         )
@@ -220,3 +223,20 @@ def read_csv(results: str | Path, experiment: str, name: str) -> pd.DataFrame:
     path = Path(results) / experiment / f"{name}.csv"
     check_derived(path, sources(results, experiment), _derive_command(results, experiment, name))
     return pd.read_csv(path)
+
+
+def read_joined(results: str | Path, experiment: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the measurements, or another table of an experiment's runs, with the predictions for the same runs beside them.
+
+    Raises:
+        ArtifactError: as `read_csv`; or there is a run that nothing is predicted for.
+    """
+    predictions = read_csv(results, experiment, "predictions")
+    table = read_csv(results, experiment, "measurements") if table is None else table
+    # Where many runs share a prediction there is one row for all of them.
+    keys = ["run"] if "run" in predictions else [name for name in predictions if name in table]
+    only = [name for name in predictions if name in keys or name not in table]
+    table = table.merge(predictions[only], on=keys, how="left", validate="many_to_one", indicator="of")
+    if (table["of"] != "both").any():
+        raise ArtifactError(f"{results}: runs of {experiment} that nothing is predicted for: run predict again")
+    return table.drop(columns="of")

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from ctadam.analysis.rules import by_finite_runs, decide, with_interval, worst
 from ctadam.analysis.seeds import over_seeds
-from ctadam.analysis.verdicts import INCONCLUSIVE, Outcome, by_finite_runs, claim, decide, with_interval, worst
+from ctadam.analysis.verdicts import INCONCLUSIVE, Outcome, claim
 from ctadam.experiments.baselines.measure import at_share
 
 
@@ -61,16 +62,22 @@ _RULE = (
 
 
 @claim(
-    "K4", "R", "2-Adam is better than tuned AdamW and other tuned baselines",
-    statistic=_STATISTIC.format(what="test accuracy"), rule=_RULE, experiment="baselines", figure="fig9",
-)  # fmt: skip
+    "K4",
+    "R",
+    "2-Adam is better than tuned AdamW and other tuned baselines",
+    statistic=_STATISTIC.format(what="test accuracy"),
+    rule=_RULE,
+)
 def _k4(e):
     return _against(e, "images")
 
 
 @claim(
-    "K5", "R", "… also on a second task, a language model",
-    statistic=_STATISTIC.format(what="minus test loss (nats per token)"), rule=_RULE, experiment="baselines", figure="fig9",
-)  # fmt: skip
+    "K5",
+    "R",
+    "… also on a second task, a language model",
+    statistic=_STATISTIC.format(what="minus test loss (nats per token)"),
+    rule=_RULE,
+)
 def _k5(e):
     return _against(e, "text")

@@ -7,7 +7,7 @@ import seaborn as sns
 from ctadam.analysis import style
 from ctadam.analysis.seeds import over_seeds
 from ctadam.experiments.baselines.measure import at_share
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.store import read_joined, read_runs
 
 NAMES = style.Table(
     "experiments/baselines/figure.py: NAMES",
@@ -17,16 +17,14 @@ NAMES = style.Table(
 
 def draw(results):
     """The figure, from the runs, predictions and measurements of ``baselines`` under ``results``."""
-    table = read_csv(results, "baselines", "measurements")
+    table = read_joined(results, "baselines")
     NAMES.require(table["task"])
-    style.FAMILY_COLORS.require(table["family"])
-    share = read_csv(results, "baselines", "predictions").set_index("run")["share"]
-    equal = at_share(read_runs(results, "baselines"), share)
+    style.FAMILIES.require(table["family"])
+    equal = at_share(read_runs(results, "baselines"), table.set_index("run")["share"])
     tasks = [task for task in NAMES if (table["task"] == task).any()]
-    figure, axes = plt.subplots(
-        len(tasks), 2, figsize=(style.TEXT_WIDTH, 2.9 * len(tasks) + 0.4), layout="constrained", squeeze=False,
-        width_ratios=(1.25, 1),
-    )  # fmt: skip
+    size = style.TEXT_WIDTH, 2.9 * len(tasks) + 0.4
+    options = {"layout": "constrained", "squeeze": False, "width_ratios": (1.25, 1)}
+    figure, axes = plt.subplots(len(tasks), 2, figsize=size, **options)
     for row, task in zip(axes, tasks, strict=True):
         rows = table[table["task"] == task]
         _sensitivity(row[0], rows, task)
@@ -42,25 +40,17 @@ def _sensitivity(ax, rows, task):
     """The best mean over seeds at each learning rate."""
     name, sign = NAMES[task]
     means = rows.groupby(["family", "contender", "lr", "weight_decay"], as_index=False)["value"].mean()
-    for family, color in style.FAMILY_COLORS.items():
+    for family, family_look in style.FAMILIES.items():
         best = sign * means[means["family"] == family].groupby("lr")["value"].max()
         if len(best):
             strong = family in ("2-Adam", "AdamW")
-            ax.plot(
-                best.index, best, marker=style.FAMILY_MARKERS[family], color=color, lw=1.8 if strong else 0.9, label=family,
-                zorder=4 if strong else 3, ls="--" if family == "2-Adam unsmoothed" else "-",
-            )  # fmt: skip
+            look = {"lw": 1.8, "zorder": 4} if strong else {"lw": 0.9, "zorder": 3}
+            line = "--" if family == "2-Adam unsmoothed" else "-"
+            ax.plot(best.index, best, line, label=family, **family_look, **look)
     guess = rows["guess"].iloc[0]
     ax.axhline(guess, color="0.6", lw=0.8, ls=":", zorder=0)
-    ax.annotate(
-        "a guess",
-        (0, guess),
-        (3, 2),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        fontsize=6,
-        color="0.4",
-    )
+    look = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 6, "color": "0.4"}
+    ax.annotate("a guess", (0, guess), (3, 2), **look)
     ax.set(xscale="log", xlabel=r"learning rate $\eta$", ylabel=name, title=f"{task}: sensitivity")
     if task == "text":
         low = (sign * means["value"]).min()
@@ -77,13 +67,12 @@ def _tuned(ax, rows, equal, task):
     family = rows.drop_duplicates("contender").set_index("contender")["family"]
     order = sorted((c for c in chosen.index if len(chosen[c])), key=lambda c: -chosen[c].mean())
     for y, contender in enumerate(order):
-        own = family.get(contender, "2-Adam")
-        color, marker = style.FAMILY_COLORS[own], style.FAMILY_MARKERS[own]
+        look = style.FAMILIES[family.get(contender, "2-Adam")]
         mean, _, high = over_seeds(sign * chosen[contender])
         half = high - mean if np.isfinite(high) else 0.0
-        ax.errorbar(mean, y, xerr=half, marker=marker, color=color, lw=1.2, ms=5 if contender == "2-Adam, tuned" else 4)
+        ax.errorbar(mean, y, xerr=half, lw=1.2, ms=5 if contender == "2-Adam, tuned" else 4, **look)
         if not np.isclose(fewer[contender], chosen[contender].mean()):
-            ax.plot(sign * fewer[contender], y, marker, mfc="w", color=color, zorder=4)
+            ax.plot(sign * fewer[contender], y, ls="", mfc="w", zorder=4, **look)
     ax.plot([], [], "o", color="0.4", label="all steps, 95 % interval")
     ax.plot([], [], "o", color="0.4", mfc="w", label="equal optimizer traffic")
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.19), ncols=2, handletextpad=0.1, columnspacing=0.8)

@@ -66,10 +66,8 @@ def measure(runs):
         contender's, and among its family's.
     """
     last = _last(runs)
-    table = last[KEYS].assign(
-        steps=last["step"] + 1, test_loss=last["test_loss"], test_score=last["test_score"],
-        diverged_at=last["diverged_at"], guess=last["guess"], value=result(last),
-    )  # fmt: skip
+    last["steps"] = last["step"] + 1
+    table = last[[*KEYS, "steps", "test_loss", "test_score", "diverged_at", "guess"]].assign(value=result(last))
     return table.assign(chosen=choose(table, "contender"), chosen_in_family=choose(table, "family"))
 
 

@@ -3,20 +3,9 @@
 import numpy as np
 from scipy import stats
 
-from ctadam.analysis.ranks import spearman
-from ctadam.analysis.seeds import over_seeds
-from ctadam.analysis.verdicts import (
-    CONTRADICTED,
-    INCONCLUSIVE,
-    REPRODUCED,
-    Outcome,
-    by_finite_runs,
-    claim,
-    decide,
-    number,
-    with_interval,
-    worst,
-)
+from ctadam.analysis.rules import by_finite_runs, decide, number, with_interval, worst
+from ctadam.analysis.seeds import means_of_others, over_seeds, spearman
+from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim
 from ctadam.storage.tables import sort_rows
 
 #: Fewer seeds than these say nothing about what another seed would show.
@@ -87,11 +76,13 @@ def _judge(prediction, e, judged, rule):
 
 
 @claim(
-    "G1", "P", "a larger C goes with faster generalization",
+    "G1",
+    "P",
+    "a larger C goes with faster generalization",
     statistic="Spearman's correlation of C with −(test loss at the last step) over the points of the normal curve, one "
     "learning rate for all, mean over seeds with its 95 % interval",
-    rule="interval above 0 on every task", experiment="generalization", figure="fig3",
-)  # fmt: skip
+    rule="interval above 0 on every task",
+)
 def _g1(e):
     def rule(table):
         found = {task: correlation(view(table, task, "normal")) for task in _tasks(table)}
@@ -108,9 +99,11 @@ def _g1(e):
             return ", ".join(f"{name} {with_interval(*value, '.2f')}" for name, value in parts.items())
 
         return Outcome(
-            "> 0", _by_task(table, lambda task: with_interval(*found[task], ".2f")),
-            worst({decide(low, high, lambda x: x > 0) for _, low, high in found.values()}), _by_task(table, others),
-        )  # fmt: skip
+            "> 0",
+            _by_task(table, lambda task: with_interval(*found[task], ".2f")),
+            worst({decide(low, high, lambda x: x > 0) for _, low, high in found.values()}),
+            _by_task(table, others),
+        )
 
     return _judge("> 0", e, "curve == 'normal'", rule)
 
@@ -126,11 +119,13 @@ def _usual_rank(table, task, which):
 
 
 @claim(
-    "G2", "P", "the usual pair is near the best",
+    "G2",
+    "P",
+    "the usual pair is near the best",
     statistic="share of the points of the normal curve whose test loss at the last step is below that of the pair it goes "
     "through, (β, γ) = (0.999, 0.9), one learning rate for all, mean over seeds with its 95 % interval",
-    rule="interval at most 1/4 on every task", experiment="generalization", figure="fig3",
-)  # fmt: skip
+    rule="interval at most 1/4 on every task",
+)
 def _g2(e):
     def rule(table):
         found = {task: over_seeds(_usual_rank(table, task, "fixed"), within=(0, 1)) for task in _tasks(table)}
@@ -143,9 +138,11 @@ def _g2(e):
             return f"tuned {with_interval(*tuned, '.2f')}; its loss {number(usual, '.3f')}, the best point's {best}"
 
         return Outcome(
-            "≤ 0.25", _by_task(table, lambda task: with_interval(*found[task], ".2f")),
-            worst({decide(low, high, lambda x: x <= 0.25) for _, low, high in found.values()}), _by_task(table, others),
-        )  # fmt: skip
+            "≤ 0.25",
+            _by_task(table, lambda task: with_interval(*found[task], ".2f")),
+            worst({decide(low, high, lambda x: x <= 0.25) for _, low, high in found.values()}),
+            _by_task(table, others),
+        )
 
     return _judge("≤ 0.25", e, "curve == 'normal' or (curve == 'usual' and point == 0)", rule)
 
@@ -156,12 +153,14 @@ def _range(losses):
 
 
 @claim(
-    "G3", "P", "along a level curve of C the effect is weak",
+    "G3",
+    "P",
+    "along a level curve of C the effect is weak",
     statistic="Spearman's correlation of β with −(test loss at the last step) along each level curve, one learning rate for "
     "all, mean over seeds with its 95 % interval; its size minus that of G1, seed by seed",
     rule="on every task and curve the interval covers 0, and not the size of G1's, or the difference's lies below 0; "
-    "contradicted where the difference's lies above 0", experiment="generalization", figure="fig3",
-)  # fmt: skip
+    "contradicted where the difference's lies above 0",
+)
 def _g3(e):
     def rule(table):
         verdicts, values, notes = [], [], []
@@ -204,18 +203,20 @@ def _gain(some):
     if losses.shape[1] < 2:
         return np.full(losses.shape[1], np.nan)
     largest = some.loc[some["C"].idxmax(), "point"]
-    best = [losses.drop(columns=seed).mean(axis=1).idxmin() for seed in losses]
+    best = means_of_others(losses).idxmin()
     with np.errstate(invalid="ignore"):
         return np.array([losses.loc[largest, s] - losses.loc[b, s] for s, b in zip(losses, best, strict=True)])
 
 
 @claim(
-    "G4", "R", "inside the region generalization is monotone in C",
+    "G4",
+    "R",
+    "inside the region generalization is monotone in C",
     statistic="over the points with C > 0, one learning rate for all: Spearman's correlation of C with −(test loss at the "
     "last step); by how much the point that is the best on the other seeds beats the one with the largest C",
     rule="contradicted if the interval of the gain lies above 0, or that of the correlation below 0, on a task; reproduced "
-    "if that of the correlation lies above 0 on every task", experiment="generalization", figure="fig3",
-)  # fmt: skip
+    "if that of the correlation lies above 0 on every task",
+)
 def _g4(e):
     def rule(table):
         verdicts, values, notes = [], [], []

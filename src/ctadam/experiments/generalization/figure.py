@@ -8,7 +8,7 @@ from scipy import stats
 
 from ctadam.analysis import style
 from ctadam.experiments.generalization.claims import correlation, view
-from ctadam.storage.store import read_csv
+from ctadam.storage.store import read_joined
 from ctadam.storage.tables import sort_rows
 
 TASKS = style.Table("experiments/generalization/figure.py: TASKS", {"text": "text", "images": "images"})
@@ -22,8 +22,7 @@ USUAL = ["*", "X", "P", "d"]
 
 def draw(results):
     """The figure, from the predictions and measurements of the generalization runs under ``results``."""
-    predictions = read_csv(results, "generalization", "predictions")[["run", "C"]]
-    table = read_csv(results, "generalization", "measurements").merge(predictions, on="run")
+    table = read_joined(results, "generalization")
     TASKS.require(table["task"])
     figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 5.1), layout="constrained")
     for row, task in zip(axes, TASKS, strict=True):
@@ -59,10 +58,9 @@ def _legend(figure, table):
             "experiments/generalization/figure.py: USUAL", USUAL, usual.itertuples()
         ).items()
     ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=6, columnspacing=1.2, handletextpad=0.4,
-        title=r"usual pairs are $(\beta,\gamma)$; excess and relative: compared with the first of them", title_fontsize=7,
-    )  # fmt: skip
+    title = r"usual pairs are $(\beta,\gamma)$; excess and relative: compared with the first of them"
+    look = {"ncols": 6, "columnspacing": 1.2, "handletextpad": 0.4, "title_fontsize": 7}
+    figure.legend(handles=handles, loc="outside lower center", title=title, **look)
 
 
 def _compared(table, task, curve, which, column, by, level=None):
@@ -75,7 +73,7 @@ def _compared(table, task, curve, which, column, by, level=None):
     some = some.assign(value=by(some[column], some["seed"].map(usual)))
     groups = some.groupby("point").agg(
         C=("C", "first"), beta2=("beta2", "first"), mean=("value", "mean"), sd=("value", "std"), count=("value", "size")
-    )  # fmt: skip
+    )
     groups["half"] = stats.t.ppf(0.975, np.maximum(groups["count"] - 1, 1)) * groups["sd"] / np.sqrt(groups["count"])
     return groups[np.isfinite(groups["mean"])]
 
@@ -89,10 +87,8 @@ def _against_c(ax, table, task, column, by):
         )
         ax.plot(points["C"], points["mean"], marker, ms=2.6, mfc="w", mew=0.7, color=color)
         value, low, high = correlation(view(table, task, "normal", which), loss=column)
-        ax.text(
-            0.98, 0.98 - 0.08 * i, rf"$\rho={value:.2f}\ [{low:.2f},\,{high:.2f}]$", transform=ax.transAxes, ha="right",
-            va="top", fontsize=6.5, color=color,
-        )  # fmt: skip
+        look = {"ha": "right", "va": "top", "fontsize": 6.5, "color": color}
+        ax.text(0.98, 0.98 - 0.08 * i, rf"$\rho={value:.2f}\ [{low:.2f},\,{high:.2f}]$", transform=ax.transAxes, **look)
     usual = _compared(table, task, "usual", "fixed", column, by)
     for pair, marker in style.by_rank("experiments/generalization/figure.py: USUAL", USUAL, usual.itertuples()).items():
         ax.plot(pair.C, pair.mean, marker, ms=6, color="w", mec="k", mew=0.7, zorder=4)
@@ -108,10 +104,8 @@ def _levels(ax, table, task):
     levels = sorted(table["level"].dropna().unique(), reverse=True)
     for level, (color, marker) in style.by_rank("experiments/generalization/figure.py: LEVELS", LEVELS, levels).items():
         points = _compared(table, task, "level", "fixed", "loss_end", np.subtract, level)
-        ax.errorbar(
-            points["beta2"], points["mean"], points["half"], color=color, marker=marker, ms=3.5, mfc="w", mew=0.8, lw=0.9,
-            elinewidth=0.6, label=f"$C$ = {level:g}",
-        )  # fmt: skip
+        look = {"color": color, "marker": marker, "ms": 3.5, "mfc": "w", "mew": 0.8, "lw": 0.9, "elinewidth": 0.6}
+        ax.errorbar(points["beta2"], points["mean"], points["half"], label=f"$C$ = {level:g}", **look)
     ax.axhline(0, color="0.7", lw=0.6, zorder=0)
     ax.set(xlabel=r"$\beta$ (beta2)", ylabel="excess test loss (nats)", title=f"{TASKS[task]}: level curves of $C$")
     low, high = ax.get_ylim()

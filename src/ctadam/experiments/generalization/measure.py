@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from ctadam.analysis.seeds import means_of_others
+
 #: Columns that say which run it is.
 KEYS = ["run", "task", "curve", "level", "point", "beta1", "beta2", "lr", "fixed", "seed"]
 #: Parts of a run's steps after which its test loss is taken.
@@ -68,9 +70,8 @@ def _best_by_others(table):
     """For each run, whether its learning rate is the one with the smallest mean loss over the other seeds' runs."""
     pair = ["task", "curve", "level", "point"]
     keys = pd.MultiIndex.from_frame(table[[*pair, "lr"]].fillna({"level": 0.0}))
-    losses = pd.Series(table["loss_end"].to_numpy(), index=[keys.to_flat_index(), table["seed"]]).unstack()
-    if losses.shape[1] > 1:
-        losses = pd.DataFrame({seed: losses.drop(columns=seed).mean(axis=1) for seed in losses})
+    losses = pd.Series(table["loss_end"].to_numpy(), index=[keys.to_flat_index(), table["seed"]])
+    losses = means_of_others(losses.unstack())
     losses.index = pd.MultiIndex.from_tuples(losses.index, names=keys.names)
     best = losses.groupby(level=pair).transform("min")
     return [bool(losses.at[key, seed] == best.at[key, seed]) for key, seed in zip(keys, table["seed"], strict=True)]

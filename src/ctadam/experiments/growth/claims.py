@@ -6,22 +6,9 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 
+from ctadam.analysis.rules import bootstrap, by_finite_runs, decide, finite, holds, number, with_interval, within, worst
 from ctadam.analysis.slopes import half_width
-from ctadam.analysis.verdicts import (  # fmt: skip
-    CONTRADICTED,
-    INCONCLUSIVE,
-    REPRODUCED,
-    Outcome,
-    bootstrap,
-    by_finite_runs,
-    claim,
-    decide,
-    finite,
-    number,
-    with_interval,
-    within,
-    worst,
-)
+from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim
 from ctadam.storage.tables import sort_rows
 from ctadam.theory import stability
 
@@ -50,7 +37,7 @@ def _window_growth(runs):
 
 
 def _lost(runs, *columns):
-    """Which runs say nothing about growth: see `ctadam.analysis.verdicts.by_finite_runs`.
+    """Which runs say nothing about growth: see `ctadam.analysis.rules.by_finite_runs`.
 
     A run outside the region may leave the finite numbers because its updates grew. Its finite steps are evidence, if they
     are long enough for the predicted growth.
@@ -81,10 +68,12 @@ def _by_long_runs(prediction, evidence, lost, rule):
 
 
 @claim(
-    "S1", "P", "updates are bounded inside the stable region",
+    "S1",
+    "P",
+    "updates are bounded inside the stable region",
     statistic="max over runs with C > 0 (float64 state) and all n of the update over its bound",
-    rule="at most 1 + 1e-9 for the paper's bound and for the exact one", experiment="growth", figure="fig2",
-)  # fmt: skip
+    rule="at most 1 + 1e-9 for the paper's bound and for the exact one",
+)
 def _s1(e):
     stable = e.table.query("C > 0 and state_dtype == 'float64'").drop_duplicates("run")
     rows = e.runs[e.runs["run"].isin(stable["run"])]
@@ -103,21 +92,20 @@ def _s1(e):
         # Adam's first update is ±1 and so is its bound: how near later ones come says more.
         later = rows[rows["step"] > 0]
         near = (later["update_max"] / stability.update_bound(**later[["beta1", "beta2", "step"]], law="exact")).max()
-        return Outcome(
-            "≤ 1",
-            f"{ratio['paper']:.10f} (paper), {ratio['exact']:.10f} (exact)",
-            REPRODUCED if max(ratio.values()) <= 1 + 1e-9 else CONTRADICTED,
-            f"{len(stable)} runs; after the first step, where both are 1, at most {number(near, '.4f')} of the exact bound",
-        )
+        value = f"{ratio['paper']:.10f} (paper), {ratio['exact']:.10f} (exact)"
+        note = f"{len(stable)} runs; after the first step, where both are 1, at most {number(near, '.4f')} of the exact bound"
+        return Outcome("≤ 1", value, holds(max(ratio.values()) <= 1 + 1e-9), note)
 
     return by_finite_runs("≤ 1", rows[good], lost, rule, none="no run with C > 0")
 
 
 @claim(
-    "S2", "P", "outside the stable region updates grow exponentially",
+    "S2",
+    "P",
+    "outside the stable region updates grow exponentially",
     statistic="median R² of ln(update/prefactor) on n, runs with C < −0.01, last 40 % of steps",
-    rule="95 % interval over runs at least 0.98", experiment="growth", figure="fig2",
-)  # fmt: skip
+    rule="95 % interval over runs at least 0.98",
+)
 def _s2(e):
     def rule(runs):
         value, low, high = bootstrap(np.median, runs["rate_r_squared"])
@@ -139,10 +127,12 @@ def _mean_error(a, b):
 
 
 @claim(
-    "S3", "P", "the growth rate is |C|/2",
+    "S3",
+    "P",
+    "the growth rate is |C|/2",
     statistic="correlation over the curve's points of measured rate with |C|/2 (0 inside); mean error outside",
-    rule="95 % interval over points of the correlation at least 0.99", experiment="growth", figure="fig2",
-)  # fmt: skip
+    rule="95 % interval over points of the correlation at least 0.99",
+)
 def _s3(e):
     def rule(runs):
         value, low, high = bootstrap(_correlation, runs["rate"], runs["rate_paper"])
@@ -150,9 +140,11 @@ def _s3(e):
         error = _mean_error(unstable["rate"], unstable["rate_paper"])
         relative = float((np.abs(outside["rate"] / outside["rate_paper"] - 1)).mean())
         return Outcome(
-            "r = 1", f"r = {with_interval(value, low, high, '.4f')}", decide(low, high, lambda x: x >= 0.99),
+            "r = 1",
+            f"r = {with_interval(value, low, high, '.4f')}",
+            decide(low, high, lambda x: x >= 0.99),
             f"mean error {number(error, '.2g')} per step where C < 0; {relative:.1%} of the rate where C < {WELL_OUTSIDE}",
-        )  # fmt: skip
+        )
 
     curve = _curve(e)
     lost = _lost(curve, "rate")
@@ -160,10 +152,12 @@ def _s3(e):
 
 
 @claim(
-    "S4", "D", "the growth rate is exactly ln(γ/√β)",
+    "S4",
+    "D",
+    "the growth rate is exactly ln(γ/√β)",
     statistic="mean absolute error of the rate per step, points with γ² > β",
-    rule="95 % interval over points at most 2e-4, and the error below S3's", experiment="growth", figure="fig2",
-)  # fmt: skip
+    rule="95 % interval over points at most 2e-4, and the error below S3's",
+)
 def _s4(e):
     def rule(runs):
         value, low, high = bootstrap(_mean_error, runs["rate"], runs["rate_exact"])
@@ -172,11 +166,11 @@ def _s4(e):
         if verdict == REPRODUCED and not value < papers:
             verdict = CONTRADICTED
         held = _mean_error(runs["held_rate"], runs["rate_exact"])
-        return Outcome(
-            "0", with_interval(value, low, high, ".2e"), verdict,
+        note = (
             f"with |C|/2 in its place {papers:.2e}; counting only steps at which the same row holds the maximum: "
-            f"{number(held, '.2e')}",
-        )  # fmt: skip
+            f"{number(held, '.2e')}"
+        )
+        return Outcome("0", with_interval(value, low, high, ".2e"), verdict, note)
 
     unstable = _unstable(_curve(e))
     lost = _lost(unstable, "rate")
@@ -184,12 +178,13 @@ def _s4(e):
 
 
 @claim(
-    "S5", "P", "the change happens at the boundary C = 0",
+    "S5",
+    "P",
+    "the change happens at the boundary C = 0",
     statistic="first point along the curve whose rate is above 0 (95 % intervals, simultaneous over the points)",
     rule="within two points of the first with C < 0; later is inconclusive where the intervals of the points between "
     "hold the predicted rates",
-    experiment="growth", figure="fig2",
-)  # fmt: skip
+)
 def _s5(e):
     curve = _curve(e)
     lost = _lost(curve, "rate", "rate_se", "rate_df")
@@ -201,9 +196,14 @@ def _s5(e):
     def rule(runs):
         # Several seeds at a point: the mean rate, with the larger of the two ways to see its spread.
         points = runs.groupby("point").agg(
-            C=("C", "first"), rate=("rate", "mean"), predicted=("rate_exact", "first"), df=("rate_df", "min"),
-            between=("rate", "sem"), within=("rate_se", lambda s: float(np.sqrt((s**2).sum()) / len(s))), seeds=("rate", "count"),
-        )  # fmt: skip
+            C=("C", "first"),
+            rate=("rate", "mean"),
+            predicted=("rate_exact", "first"),
+            df=("rate_df", "min"),
+            between=("rate", "sem"),
+            within=("rate_se", lambda s: float(np.sqrt((s**2).sum()) / len(s))),
+            seeds=("rate", "count"),
+        )
         # Each way with its own degrees of freedom.
         df = points["df"].where(~(points["between"] > points["within"]), points["seeds"] - 1)
         half = half_width(points[["between", "within"]].max(axis=1), df, 1 - 0.05 / len(points))
@@ -240,12 +240,13 @@ def _hinge(c, onset, slope):
 
 
 @claim(
-    "S6", "P", "parameters grow exponentially too, at the same rate",
+    "S6",
+    "P",
+    "parameters grow exponentially too, at the same rate",
     statistic="slope of ln ‖θ−θ_0‖_∞ and of ln ‖θ‖_∞ over ln(γ/√β), runs long enough for it",
     rule="every ratio within 10 % of 1, intervals included; long enough: when the window starts, e^{−rate·n} ≤ 0.05 and "
     "the bias correction changes by at most 5 % of the rate per step",
-    experiment="growth", figure="fig2",
-)  # fmt: skip
+)
 def _s6(e):
     runs = _unstable(_curve(e))
     pair = {"beta1": runs["beta1"], "beta2": runs["beta2"]}
@@ -271,11 +272,14 @@ def _s6(e):
 
 
 @claim(
-    "S10", "D", "rare coordinates carry the growth",
+    "S10",
+    "D",
+    "rare coordinates carry the growth",
     statistic="share of the window's steps whose largest update is the row of a token unseen for at least 1/(1−β) steps, "
     "C < −0.01; difference of the mean rates, characters minus words",
-    rule="share at least 90 % and the interval of the difference below 0", experiment="growth", figure="fig8",
-)  # fmt: skip
+    rule="share at least 90 % and the interval of the difference below 0",
+    figure="fig8",
+)
 def _s10(e):
     words, characters = _outside(_curve(e)), e.table.query("variant == 'characters'")
     lost = _lost(words, "rare_share", "rate"), _lost(characters, "rate")
@@ -287,9 +291,10 @@ def _s10(e):
         pairs = words.set_index(["point", "seed"])["rate"].reindex(some.index)
         difference, below, above = bootstrap(np.mean, (some - pairs).dropna())
         return Outcome(
-            "1; < 0", f"share {with_interval(share, low, high)}; difference {with_interval(difference, below, above, '.2g')}",
+            "1; < 0",
+            f"share {with_interval(share, low, high)}; difference {with_interval(difference, below, above, '.2g')}",
             worst({decide(low, high, lambda x: x >= 0.9), decide(below, above, lambda x: x < 0)}),
             f"mean rate {number(some.mean(), '.2g')} with characters, {number(pairs.mean(), '.2g')} with words",
-        )  # fmt: skip
+        )
 
     return _by_long_runs("1; < 0", words[~lost[0]], pd.concat(lost, ignore_index=True), rule)

@@ -7,7 +7,7 @@ from matplotlib.cm import ScalarMappable
 
 from ctadam.analysis import style
 from ctadam.analysis.slopes import half_width
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.store import read_joined, read_runs
 from ctadam.storage.tables import sort_rows
 from ctadam.theory import stability
 
@@ -24,10 +24,7 @@ def draw(results):
     """The figure, from the growth runs, predictions and measurements under ``results``."""
     runs = read_runs(results, "growth")
     runs = runs[runs["variant"] == "curve"]
-    measured = read_csv(results, "growth", "measurements").query("variant == 'curve'")
-    table = measured.merge(
-        read_csv(results, "growth", "predictions")[["run", "C", "rate_paper", "rate_exact"]], on="run"
-    )
+    table = read_joined(results, "growth").query("variant == 'curve'")
     # Those near the boundary are drawn last, where they are not hidden.
     coefficient = sort_rows(table, ["C", "run"], ascending=[False, True]).set_index("run")["C"]
     colors, norm = style.coefficient_scale(min(table["C"].min(), -0.05), max(table["C"].max(), 0.25))
@@ -62,9 +59,8 @@ def _region(ax, table, colors, norm):
     once = table.drop_duplicates("point")
     ax.plot(once["beta2"], once["beta1"], ".", ms=2.5, color=style.COLORS["curve"], label="normal curve, runs")
     for i, ((b, g), (offset, side)) in enumerate(USUAL.items()):
-        ax.plot(
-            b, g, "*", ms=7, mec="k", mew=0.5, color="w", clip_on=False, label="usual pairs" if i == 0 else None, zorder=4
-        )  # fmt: skip
+        look = {"ms": 7, "mec": "k", "mew": 0.5, "color": "w", "clip_on": False, "zorder": 4}
+        ax.plot(b, g, "*", label="usual pairs" if i == 0 else None, **look)
         ax.annotate(f"({b:g}, {g:g})", (b, g), offset, textcoords="offset points", ha=side, fontsize=6)
     ax.set(xlim=(0.9, 1), ylim=(0.82, 1), xlabel=r"$\beta$ (beta2)", ylabel=r"$\gamma$ (beta1)", title="stable region")
     ax.legend(loc="lower left", frameon=True, framealpha=0.85, edgecolor="none", handlelength=1.6, borderpad=0.3)
@@ -82,10 +78,9 @@ def _series(ax, runs, coefficient, colors, norm, column):
 def _rates(ax, table):
     """The measured rate against C, with both laws over it."""
     table = sort_rows(table, ["C", "run"])
-    ax.errorbar(
-        table["C"], table["rate"], half_width(table["rate_se"], table["rate_df"]), fmt="o", ms=3, mfc="none", lw=0.8, mew=0.8,
-        color=style.COLORS["measured"], label="measured, 95 % interval", zorder=2,
-    )  # fmt: skip
+    look = {"fmt": "o", "ms": 3, "mfc": "none", "lw": 0.8, "mew": 0.8, "color": style.COLORS["measured"], "zorder": 2}
+    half = half_width(table["rate_se"], table["rate_df"])
+    ax.errorbar(table["C"], table["rate"], half, label="measured, 95 % interval", **look)
     for law, name in (("exact", r"exact: $\max(0,\ln\gamma/\!\sqrt{\beta})$"), ("paper", r"paper: $\max(0,-C/2)$")):
         ax.plot(table["C"], table[f"rate_{law}"], style.LINES[law], color=style.COLORS[law], label=name, zorder=3)
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)

@@ -20,10 +20,8 @@ _SLOPES = [
     f"{name}{part}" for name in ("rate", "displacement_rate", "param_rate") for part in ("", "_se", "_df", "_r_squared")
 ]
 #: Measured columns, in their order.
-_MEASURED = [
-    "steps", "window_start", *_SLOPES, "held_rate", "held_share", "rare_share", "token_share", "peak", "peak_step",
-    "peak_unseen", "last_update", "param_max", "test_loss", "diverged_at",
-]  # fmt: skip
+_MEASURED = ["steps", "window_start", *_SLOPES, "held_rate", "held_share", "rare_share", "token_share"]
+_MEASURED += ["peak", "peak_step", "peak_unseen", "last_update", "param_max", "test_loss", "diverged_at"]
 
 
 def _measure_run(steps):
@@ -44,12 +42,7 @@ def _measure_run(steps):
     row = {"steps": len(steps), "window_start": int(n[0])}
     for name, values in series.items():
         fit = slope(n, values)
-        row |= {
-            name: fit["slope"],
-            f"{name}_se": fit["se"],
-            f"{name}_df": fit["df"],
-            f"{name}_r_squared": fit["r_squared"],
-        }
+        row |= {name: fit.pop("slope")} | {f"{name}_{part}": number for part, number in fit.items()}
     # Growth while one row goes on holding the largest update; where another takes over, the maximum jumps.
     held = (last["update_tensor"] == last["update_tensor"].shift()) & (last["update_row"] == last["update_row"].shift())
     row |= {"held_rate": series["rate"].diff()[held].mean(), "held_share": float(held.iloc[1:].mean())}

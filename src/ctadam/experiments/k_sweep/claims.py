@@ -2,19 +2,9 @@
 
 import numpy as np
 
+from ctadam.analysis.rules import by_finite_runs, decide, number, with_interval, worst
 from ctadam.analysis.seeds import over_seeds
-from ctadam.analysis.verdicts import (
-    CONTRADICTED,
-    INCONCLUSIVE,
-    REPRODUCED,
-    Outcome,
-    by_finite_runs,
-    claim,
-    decide,
-    number,
-    with_interval,
-    worst,
-)
+from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim
 from ctadam.experiments.k_sweep.measure import differences
 
 NETWORKS = {False: "without normalization layers", True: "with them"}
@@ -42,13 +32,14 @@ def _judge(prediction, runs, rule):
 
 
 @claim(
-    "K1", "P", "2-Adam beats Adam under three of four strategies",
+    "K1",
+    "P",
+    "2-Adam beats Adam under three of four strategies",
     statistic="test accuracy after the last step, k = 2 minus k = 1 with the same seed and learning rate, network without "
     "normalization layers: mean with 95 % interval over seeds, strategy by strategy",
     rule="interval above 0 for at least three of the four strategies; contradicted if two intervals do not reach above 0; "
     "inconclusive if Adam has not come half of the way from a guess to no error",
-    experiment="k_sweep", figure="fig5",
-)  # fmt: skip
+)
 def _k1(e):
     def rule(table):
         why = _too_short(table)
@@ -94,12 +85,14 @@ def collapses(table):
 
 
 @claim(
-    "K2", "P", "larger k degrades gracefully",
+    "K2",
+    "P",
+    "larger k degrades gracefully",
     statistic="test accuracy after the last step against k, strategy by strategy, mean with 95 % interval over seeds; collapsed: "
     "below halfway between a guess and Adam",
     rule="at least one strategy whose intervals never reach below halfway, on each network; contradicted if every strategy "
-    "collapses on one of them; inconclusive as K1", experiment="k_sweep", figure="fig5",
-)  # fmt: skip
+    "collapses on one of them; inconclusive as K1",
+)
 def _k2(e):
     return _judge("no collapse", e.table, _judge_collapses)
 

@@ -19,7 +19,7 @@ ADAM = {"color": "0.15", "marker": "*", "ms": 7}
 def draw(results):
     """The figure, from the runs and measurements of ``stages`` under ``results``."""
     runs, table = read_runs(results, "k_sweep"), read_csv(results, "k_sweep", "measurements")
-    style.STRATEGY_COLORS.require(table["stages"])
+    style.STRATEGIES.require(table["stages"])
     networks = sorted(table["norm"].unique())
     # Two by two, or in a row where there is one network only.
     shape, height = ((2, 2), 5.2) if len(networks) > 1 else ((1, 3), 2.9)
@@ -52,7 +52,7 @@ def _by_stages(ax, table):
     """Error after the last step against k; logarithmic, for a few per cent and a collapse in one picture."""
     table = table.assign(error=1 - table["accuracy"])
     adam = table.query("k == 1")["error"]
-    strategies = list(style.STRATEGY_COLORS)
+    strategies = list(style.STRATEGIES)
     k = sorted(table["k"].unique())
     mean, low, high = over_seeds(adam)
     if np.isfinite(low):
@@ -66,10 +66,8 @@ def _by_stages(ax, table):
             continue
         x, means = np.array([*found]), np.array([f[0] for f in found.values()])
         half = np.array([f[2] - f[0] if np.isfinite(f[2]) else 0.0 for f in found.values()])
-        ax.errorbar(
-            x + 0.1 * (i - 1.5), means, half, marker=style.STRATEGY_MARKERS[strategy], color=style.STRATEGY_COLORS[strategy],
-            lw=0.9, elinewidth=0.7, label=strategy, zorder=3,
-        )  # fmt: skip
+        look = {"lw": 0.9, "elinewidth": 0.7, "zorder": 3} | style.STRATEGIES[strategy]
+        ax.errorbar(x + 0.1 * (i - 1.5), means, half, label=strategy, **look)
     ax.set(xlabel="stages $k$", ylabel="test error at the end", yscale="log", xlim=(0.5, max(k) + 0.5))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _plain(ax)
@@ -86,16 +84,10 @@ def _curves(ax, runs, several):
 
     lines = {most: ":", 2: "-"}  # the same if there is no larger k
     for k, line_style in lines.items():
-        for strategy in style.STRATEGY_COLORS:
+        for strategy, strategy_look in style.STRATEGIES.items():
             some = runs[(runs["k"] == k) & (runs["stages"] == strategy)]
             if len(some):
-                line(
-                    some,
-                    ls=line_style,
-                    marker=style.STRATEGY_MARKERS[strategy],
-                    ms=3,
-                    color=style.STRATEGY_COLORS[strategy],
-                )
+                line(some, ls=line_style, ms=3, **strategy_look)
     line(runs[runs["k"] == 1], ls="-", **{**ADAM, "ms": 5}, zorder=4)
     for k, line_style in sorted(lines.items()):
         ax.plot([], [], line_style, color="0.4", lw=1.0, label=f"$k={k}$")
@@ -108,7 +100,7 @@ def _curves(ax, runs, several):
 def _gains(ax, table):
     """k = 2 minus k = 1, seed by seed."""
     found = differences(table)
-    strategies = [s for s in style.STRATEGY_COLORS if any(key[1] == s for key in found)]
+    strategies = [s for s in style.STRATEGIES if any(key[1] == s for key in found)]
     networks = sorted({norm for norm, _ in found})
     for norm in networks:
         for i, strategy in enumerate(strategies):
@@ -116,14 +108,11 @@ def _gains(ax, table):
             if values is None or not len(values):
                 continue
             y = i + (0.14 if norm else -0.14) * (len(networks) > 1)
-            color = style.STRATEGY_COLORS[strategy]
+            look = {"lw": 1.2, "zorder": 3} | style.STRATEGIES[strategy]
             ax.plot(values, np.full(len(values), y), ".", ms=2.5, mew=0, color="0.6", zorder=1)
             mean, _, high = over_seeds(values)
             half = high - mean if np.isfinite(high) else 0.0
-            ax.errorbar(
-                mean, y, xerr=half, marker=style.STRATEGY_MARKERS[strategy], color=color, mfc="w" if norm else color, lw=1.2,
-                zorder=3,
-            )  # fmt: skip
+            ax.errorbar(mean, y, xerr=half, mfc="w" if norm else look["color"], **look)
     if len(networks) > 1:
         for fill, label in (("0.4", "without"), ("w", "with normalization layers")):
             ax.plot([], [], "o", color="0.4", mfc=fill, label=label)

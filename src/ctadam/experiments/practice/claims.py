@@ -5,18 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ctadam.analysis.verdicts import (
-    CLAIMS,
-    CONTRADICTED,
-    INCONCLUSIVE,
-    REPRODUCED,
-    Outcome,
-    by_finite_runs,
-    claim,
-    finite,
-    number,
-    worst,
-)
+from ctadam.analysis.rules import by_finite_runs, finite, holds, number, worst
+from ctadam.analysis.verdicts import CLAIMS, INCONCLUSIVE, REPRODUCED, Outcome, claim
 from ctadam.experiments.growth.measure import WINDOW
 
 #: The steps that claim L1 speaks of.
@@ -30,14 +20,15 @@ def _geometric(values):
 
 
 @claim(
-    "E1", "D", "ε > 0 caps the growth, and float32 state ends it",
+    "E1",
+    "D",
+    "ε > 0 caps the growth, and float32 state ends it",
     statistic="ln of the largest update's ratio between the two smallest ε > 0, and the difference of the steps for which its "
     "token was unseen (float64 state, one unstable pair, mean over seeds); largest update with ε = 0, float32 over float64 "
     "state",
     rule="the first within 10 % of the prediction (b−a)/b · ln(ε ratio), the second within 10 % of ln(ε ratio)/b, "
     "a = −ln γ, b = −½ ln β; the third below 1/2",
-    experiment="practice", figure="fig8",
-)  # fmt: skip
+)
 def _e1(e):
     runs = e.table.query("variant == 'epsilon'")
     lost = ~np.isfinite(runs[["peak", "peak_unseen"]].astype(float)).all(axis=1) | (runs["diverged_at"] == 0)
@@ -48,9 +39,9 @@ def _e1(e):
 
 def _judge_caps(runs):
     """E1 by the runs that are evidence."""
-    double = runs.query("state_dtype == 'float64' and eps > 0").groupby("eps").agg(
-        peak=("peak", _geometric), unseen=("peak_unseen", "mean"), cap=("cap", "first"), when=("cap_unseen", "first")
-    )  # fmt: skip
+    columns = {"peak": ("peak", _geometric), "unseen": ("peak_unseen", "mean")}
+    columns |= {"cap": ("cap", "first"), "when": ("cap_unseen", "first")}
+    double = runs.query("state_dtype == 'float64' and eps > 0").groupby("eps").agg(**columns)
     plain = runs.query("eps == 0").groupby("state_dtype")["peak"].agg(_geometric)
     if len(double) < 2 or len(plain) < 2:
         return Outcome("", "", INCONCLUSIVE, "needs two ε > 0, and ε = 0 with both state precisions")
@@ -67,21 +58,23 @@ def _judge_caps(runs):
     ratio = float(plain["float32"] / plain["float64"])
     good = all(abs(found / predicted - 1) <= 0.1 for predicted, found in (where, when)) and ratio < 0.5
     names = [f"{eps:g}" for eps in double.index[:2]]
-    return Outcome(
-        f"{where[0]:.3g}; {when[0]:.0f} steps; < 1", f"{where[1]:.3g}; {when[1]:.0f} steps; {ratio:.2g}",
-        REPRODUCED if good else CONTRADICTED,
+    value = f"{where[1]:.3g}; {when[1]:.0f} steps; {ratio:.2g}"
+    note = (
         f"largest updates {small['peak']:.3g} and {large['peak']:.3g} with ε = {names[0]} and {names[1]}, of tokens unseen for "
-        f"{small['unseen']:.0f} and {large['unseen']:.0f} steps; {plain['float64']:.3g} with ε = 0",
-    )  # fmt: skip
+        f"{small['unseen']:.0f} and {large['unseen']:.0f} steps; {plain['float64']:.3g} with ε = 0"
+    )
+    return Outcome(f"{where[0]:.3g}; {when[0]:.0f} steps; < 1", value, holds(good), note)
 
 
 @claim(
-    "E2", "D", "the growth does not depend on the precision of the gradients",
+    "E2",
+    "D",
+    "the growth does not depend on the precision of the gradients",
     statistic="growth rate in the last 40 % of steps, gradients in bfloat16 mixed precision minus float32 (ε = 0, float64 state, "
     "one unstable pair): largest difference over seeds; the largest updates' ratio, mean over seeds",
     rule="difference at most 2e-4 per step; inconclusive unless the exact law lets the window grow e-fold, or where a run was "
-    "not finite", experiment="practice", figure="fig8",
-)  # fmt: skip
+    "not finite",
+)
 def _e2(e):
     table = e.table[(e.table["eps"] == 0) & (e.table["state_dtype"] == "float64")]
     half = table[table["precision"] == "bfloat16"]
@@ -104,20 +97,21 @@ def _judge_precision(pairs):
     held = float((pairs["held_rate_half"] - pairs["held_rate_full"]).abs().max(skipna=False))
     ratio = float(_geometric(pairs["peak_half"] / pairs["peak_full"]))
     rates = pairs["rate_half"]
-    return Outcome(
-        "0; 1", f"{difference:.1e}; {ratio:.6g}", REPRODUCED if difference <= 2e-4 else CONTRADICTED,
+    note = (
         f"rates {rates.min():.6f} to {rates.max():.6f}, exact law {pairs['rate_exact_half'].iloc[0]:.6f}; counting only "
         f"steps at which the same row holds the maximum, the difference is {number(held, '.1e')}; {len(pairs)} seeds; test loss "
-        f"{number(pairs['test_loss_half'].mean(), '.4g')}, with float32 {number(pairs['test_loss_full'].mean(), '.4g')}",
-    )  # fmt: skip
+        f"{number(pairs['test_loss_half'].mean(), '.4g')}, with float32 {number(pairs['test_loss_full'].mean(), '.4g')}"
+    )
+    return Outcome("0; 1", f"{difference:.1e}; {ratio:.6g}", holds(difference <= 2e-4), note)
 
 
 @claim(
-    "L1", "R", "the picture holds at 10,000 steps",
+    "L1",
+    "R",
+    "the picture holds at 10,000 steps",
     statistic="those of S1-S4, on long runs at a few points of the normal curve",
     rule="as S1-S4, all of them; fewer than 10,000 steps can contradict and not reproduce",
-    experiment="practice", figure="fig8",
-)  # fmt: skip
+)
 def _l1(e):
     table = e.table.query("variant == 'long'").assign(variant="curve")
     if table.empty:
@@ -144,8 +138,6 @@ def _l1(e):
     ended = table.query("diverged_at >= 0")
     if len(ended):
         note += f"; {len(ended)} of {len(table)} runs not finite from step {ended['diverged_at'].min()} on"
-    return Outcome(
-        "as S1-S4",
-        "; ".join(f"{id} {outcome.verdict}" + (f" ({outcome.value})" if outcome.value else "") for id, outcome in found.items()),
-        verdict, note,
-    )  # fmt: skip
+    values = {id: f" ({outcome.value})" if outcome.value else "" for id, outcome in found.items()}
+    value = "; ".join(f"{id} {outcome.verdict}{values[id]}" for id, outcome in found.items())
+    return Outcome("as S1-S4", value, verdict, note)

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from ctadam.analysis import style
 from ctadam.analysis.slopes import half_width
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.store import read_joined, read_runs
 from ctadam.storage.tables import sort_rows
 from ctadam.theory import stability
 
@@ -26,9 +26,7 @@ NAMED = 4
 def draw(results):
     """The figure, from the practice and growth runs, predictions and measurements under ``results``."""
     runs = read_runs(results, "practice")
-    measured = read_csv(results, "practice", "measurements")
-    predicted = read_csv(results, "practice", "predictions")
-    table = measured.merge(predicted[["run", *(c for c in predicted if c not in measured)]], on="run")
+    table = read_joined(results, "practice")
     first = table["seed"] == table.loc[table["variant"] == "epsilon", "seed"].iloc[0]
     epsilon = table[(table["variant"] == "epsilon") & first]
 
@@ -82,35 +80,28 @@ def _holders(ax, steps, run):
         # A row without a token: the tensor, without the block it belongs to.
         word = middle["token"] or middle["update_tensor"].split(".", 2)[-1]
         unseen = f", {middle['unseen']}" if middle["token"] else ""
-        ax.annotate(
-            f"{word}{unseen}", (middle["step"], middle["update_max"]), (12, -11), textcoords="offset points", fontsize=5.5,
-            arrowprops={"arrowstyle": "-", "color": "0.4", "lw": 0.5, "shrinkA": 0, "shrinkB": 1},
-        )  # fmt: skip
+        arrow = {"arrowstyle": "-", "color": "0.4", "lw": 0.5, "shrinkA": 0, "shrinkB": 1}
+        look = {"textcoords": "offset points", "fontsize": 5.5, "arrowprops": arrow}
+        ax.annotate(f"{word}{unseen}", (middle["step"], middle["update_max"]), (12, -11), **look)
     # Two colours in turn, so that a change of holder is seen.
     turns = tuple(Line2D([], [], color=_COLORS[i], lw=1.6) for i in (0, 2))
     slope = Line2D([], [], color="k", lw=0.8, ls=style.LINES["paper"])
-    ax.legend(
-        [turns, slope], ["largest update, by holder", r"slope $\ln\gamma/\!\sqrt{\beta}$"], loc="upper left",
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
-    )  # fmt: skip
+    look = {"loc": "upper left", "handler_map": {tuple: HandlerTuple(ndivide=None, pad=0)}}
+    ax.legend([turns, slope], ["largest update, by holder", r"slope $\ln\gamma/\!\sqrt{\beta}$"], **look)
     ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="the word that holds it, steps unseen")
     ax.set(xlim=(0, steps["step"].max()), ylim=(0.1, None))
 
 
 def _tokens(ax, results):
     """Rates of word-level and character-level text against C, unstable points."""
-    measured = read_csv(results, "growth", "measurements")
-    predicted = read_csv(results, "growth", "predictions")
-    table = measured.merge(predicted[["run", "C", "rate_exact"]], on="run")
+    table = read_joined(results, "growth")
     low = table.loc[table["variant"] == "characters", "C"].max()
     table = table[table["variant"].isin(["curve", "characters"]) & (table["C"] <= low + 0.02)]
     TOKENS.require(table["tokens"])
     for tokens, (color, marker) in TOKENS.items():
         some = table[table["tokens"] == tokens]
-        ax.errorbar(
-            some["C"], some["rate"], half_width(some["rate_se"], some["rate_df"]), fmt=marker, ms=4, mfc="w", mew=0.9,
-            lw=0.8, color=color, label=tokens,
-        )  # fmt: skip
+        look = {"fmt": marker, "ms": 4, "mfc": "w", "mew": 0.9, "lw": 0.8, "color": color}
+        ax.errorbar(some["C"], some["rate"], half_width(some["rate_se"], some["rate_df"]), label=tokens, **look)
     exact = sort_rows(table.drop_duplicates("C"), ["C"])
     ax.plot(
         exact["C"], exact["rate_exact"], style.LINES["exact"], color=style.COLORS["exact"], zorder=3, label=r"exact law"
@@ -138,10 +129,8 @@ def _ended(ax, runs, table):
         steps = runs[runs["run"] == run.run]
         color, marker = styles[run.eps]
         every = max(1, len(steps) // 8)
-        ax.plot(
-            steps["step"], steps["update_max"], DTYPES[run.state_dtype], color=color, marker=marker, ms=3, mfc="w", lw=1,
-            markevery=(every // 2, every),
-        )  # fmt: skip
+        look = {"color": color, "marker": marker, "ms": 3, "mfc": "w", "lw": 1, "markevery": (every // 2, every)}
+        ax.plot(steps["step"], steps["update_max"], DTYPES[run.state_dtype], **look)
     lines = [Line2D([], [], color="0.3", ls=ls, label=f"state {dtype}") for dtype, ls in DTYPES.items()]
     ax.legend(handles=[*_eps_handles(styles), *lines], loc="upper left", ncols=2, columnspacing=1)
     ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title=r"$\epsilon$ and precision")
@@ -176,12 +165,8 @@ def _unseen(ax, runs, table):
         ax.plot(j, line, style.LINES["exact"], color=styles[run.eps][0], lw=1.1, zorder=3)
     lines = [Line2D([], [], color="0.3", label="one gradient, then none")]
     ax.legend(handles=[*_eps_handles(styles), *lines], loc="upper left")
-    ax.set(
-        yscale="log",
-        xlabel="steps for which its token is unseen",
-        ylabel=r"$\|u_n\|_\infty$",
-        title="the cap, where and when",
-    )
+    ax.set(xlabel="steps for which its token is unseen", ylabel=r"$\|u_n\|_\infty$", title="the cap, where and when")
+    ax.set_yscale("log")
     ax.set_ylim(bottom=0.1)
 
 
@@ -205,10 +190,8 @@ def _long(ax, runs, table):
     below = -np.inf
     for end, name, color in sorted(ends, key=lambda end: end[0]):
         below = max(end, below + 0.055 * (limits[1] - limits[0]))
-        ax.annotate(
-            name, (1, (below - limits[0]) / (limits[1] - limits[0])), (3, 0), xycoords="axes fraction",
-            textcoords="offset points", va="center", fontsize=6, color=color, annotation_clip=False,
-        )  # fmt: skip
+        look = {"textcoords": "offset points", "va": "center", "fontsize": 6, "color": color, "annotation_clip": False}
+        ax.annotate(name, (1, (below - limits[0]) / (limits[1] - limits[0])), (3, 0), xycoords="axes fraction", **look)
     handles = [
         Line2D([], [], color="0.3", lw=0.8, label="largest update"),
         Line2D([], [], color="0.3", lw=0.8, ls=style.LINES["paper"], label="exact rate"),
@@ -253,7 +236,5 @@ def _protection(ax, table, bare):
 
 
 def _beside(ax, y, text):
-    ax.annotate(
-        text, (1.0, y), (3, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=5.5,
-        annotation_clip=False,
-    )  # fmt: skip
+    look = {"textcoords": "offset points", "va": "center", "fontsize": 5.5, "annotation_clip": False}
+    ax.annotate(text, (1.0, y), (3, 0), xycoords=("axes fraction", "data"), **look)

@@ -6,9 +6,8 @@ from ctadam.experiments.growth import predict as growth
 from ctadam.theory import stability
 
 #: Parameters of a run, of which the predictions are made.
-COLUMNS = [
-    "run", "variant", "point", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dtype", "clip", "seed", "step",
-]  # fmt: skip
+COLUMNS = ["run", "variant", "point", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dtype", "clip"]
+COLUMNS += ["seed", "step"]
 
 
 def predict(points):

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ctadam.analysis.verdicts import CONTRADICTED, REPRODUCED, Outcome, by_finite_runs, claim, finite, number
-from ctadam.errors import ArtifactError
+from ctadam.analysis.rules import by_finite_runs, finite, holds, number
+from ctadam.analysis.verdicts import Outcome, claim
 from ctadam.storage.provenance import FLOAT_FORMAT
-from ctadam.storage.store import read_csv
+from ctadam.storage.store import read_joined
 
 
 def _as_written(column):
@@ -14,17 +14,16 @@ def _as_written(column):
 
 
 @claim(
-    "S9", "R", "learning rate, noise and weight decay do not move the guarantee",
+    "S9",
+    "R",
+    "learning rate, noise and weight decay do not move the guarantee",
     statistic="runs on a convex quadratic, all over the square of pairs, whose update exceeds its bound at any step: the exact "
     "one, or the paper's where C > 0",
-    rule="none, with a relative tolerance of 1e-9", experiment="quadratic", figure="fig6",
-)  # fmt: skip
+    rule="none, with a relative tolerance of 1e-9",
+)
 def _s9(e):
-    keys = ["beta1", "beta2"]
-    runs = e.runs.assign(**{name: _as_written(e.runs[name]) for name in keys})
-    runs = runs.merge(read_csv(e.results, e.experiment, "predictions"), on=keys, how="left", validate="many_to_one")
-    if runs["C"].isna().any():
-        raise ArtifactError(f"{e.results}: pairs of {e.experiment} that nothing is predicted for: run predict again")
+    runs = e.runs.assign(**{name: _as_written(e.runs[name]) for name in ("beta1", "beta2")})
+    runs = read_joined(e.results, e.experiment, runs)
     measured = ["update_max", "ratio_exact", "ratio_paper"]
     lost = ~finite(runs, *measured)
     evidence = runs[np.isfinite(runs[measured]).all(axis=1)]
@@ -40,10 +39,10 @@ def _judge_bounds(runs):
     outside = runs[runs["C"] < 0]
     large = outside.groupby("sweep", sort=False)["update_max"].agg(lambda u: float((u > 10).mean()))
     by_lr = (runs["sweep"] == "lr").sum()
-    return Outcome(
-        "0", f"{int(broken.sum()):,} of {len(runs):,}", CONTRADICTED if broken.any() else REPRODUCED,
+    note = (
         f"{by_lr:,} runs over learning rates, {len(runs) - by_lr:,} with noise or decay; where C < 0, updates above 10 in "
         + (", ".join(f"{share:.1%} ({sweep.replace('_', ' ')})" for sweep, share in large.items()) or "none")
         + f"; there {int((outside['ratio_paper'] > 1 + 1e-9).sum()):,} runs exceed the paper's bound, by a factor of up to "
-        f"{number(outside['ratio_paper'].max(), '.4g')}",
-    )  # fmt: skip
+        f"{number(outside['ratio_paper'].max(), '.4g')}"
+    )
+    return Outcome("0", f"{int(broken.sum()):,} of {len(runs):,}", holds(~broken), note)

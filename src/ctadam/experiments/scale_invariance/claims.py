@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, by_finite_runs, claim, finite
+from ctadam.analysis.rules import by_finite_runs, finite, holds
+from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim
 
 #: Runs of fewer steps are start-up only, with averages of 1/(1−γ) = 100 steps.
 SETTLED = 200
@@ -40,19 +41,14 @@ def _usual_and_felt(table):
     return _usual(table) & (table["remembered"] <= FELT)
 
 
-def _by(runs, column, statistic="max", form=".2g"):
-    """A statistic in each model and batching, for the notes."""
-    found = runs.groupby(["model", "batching"], sort=False)[column].agg(statistic)
-    return ", ".join(f"{model} {batching} {value:{form}}" for (model, batching), value in found.items())
+def _medians(runs, column):
+    """The median in each model and batching, for the notes."""
+    found = runs.groupby(["model", "batching"], sort=False)[column].median()
+    return ", ".join(f"{model} {batching} {value:.2g}" for (model, batching), value in found.items())
 
 
-def _everywhere(runs, good):
-    """Verdict for a claim about every run: these are measurements without noise of their own."""
-    return REPRODUCED if good.all() else CONTRADICTED
-
-
-def _median_and_largest(values, form=".2g"):
-    return f"median {np.median(values):{form}}, largest {np.max(values):{form}}"
+def _median_and_largest(values):
+    return f"median {np.median(values):.2g}, largest {np.max(values):.2g}"
 
 
 def _by_gamma(runs, column):
@@ -61,72 +57,83 @@ def _by_gamma(runs, column):
 
 
 @claim(
-    "N1", "P", "Assumption 1: weights are orthogonal to past gradients",
+    "N1",
+    "P",
+    "Assumption 1: weights are orthogonal to past gradients",
     statistic="share of ‖W‖² that ⟨W(t), g(τ)⟩ ≠ 0, τ < t, has added, largest along the run and over weights: difference of the "
     "paper's law from ‖W‖² without the part of Assumption 2; in the note the cosines, in units of those by chance",
-    rule="at most 3 % in every run", experiment="scale_invariance", figure="fig4",
-)  # fmt: skip
+    rule="at most 3 % in every run",
+)
 @_over("law", "memory_error_paper")
 def _n1(runs):
     cosines = "; ".join(f"γ = {g:g}: {some['cosine'].median():.2f}" for g, some in runs.groupby("beta1"))
-    return Outcome(
-        "0", _by_gamma(runs, "memory_error_paper"), _everywhere(runs, runs["memory_error_paper"] <= 0.03),
+    note = (
         f"cosines with past gradients times √d, root mean square, median over runs: {cosines}; with random directions "
-        f"{runs['chance'].median():.2f}",
-    )  # fmt: skip
+        f"{runs['chance'].median():.2f}"
+    )
+    return Outcome("0", _by_gamma(runs, "memory_error_paper"), holds(runs["memory_error_paper"] <= 0.03), note)
 
 
 @claim(
-    "N2", "P", "Assumption 2: v_W may be replaced by one number",
+    "N2",
+    "P",
+    "Assumption 2: v_W may be replaced by one number",
     statistic="share of ‖W‖² that ⟨W, g/√v⟩ ≠ 0 has added, largest along the run and over weights",
-    rule="at most 3 % in every run", experiment="scale_invariance", figure="fig4",
-)  # fmt: skip
+    rule="at most 3 % in every run",
+)
 @_over("law", "coarse_error")
 def _n2(runs):
-    return Outcome(
-        "0", _median_and_largest(runs["coarse_error"]), _everywhere(runs, runs["coarse_error"] <= 0.03),
-        f"medians: {_by(runs, 'coarse_error', 'median')}; cosine of the update with the coarse-grained one: "
-        f"{_by(runs, 'coarse_cosine', 'median')}",
-    )  # fmt: skip
+    note = (
+        f"medians: {_medians(runs, 'coarse_error')}; cosine of the update with the coarse-grained one: "
+        f"{_medians(runs, 'coarse_cosine')}"
+    )
+    return Outcome("0", _median_and_largest(runs["coarse_error"]), holds(runs["coarse_error"] <= 0.03), note)
 
 
 @claim(
-    "N3", "P", "without momentum ‖W‖² follows the law with ‖u‖²",
+    "N3",
+    "P",
+    "without momentum ‖W‖² follows the law with ‖u‖²",
     statistic="largest relative error of the law along the run and over weights, γ = 0",
-    rule="at most 3 % in every run", experiment="scale_invariance", figure="fig4",
-)  # fmt: skip
+    rule="at most 3 % in every run",
+)
 @_over("law", "error_paper", which=lambda table: table["beta1"] == 0)
 def _n3(runs):
     good = runs["error_paper"] <= 0.03
-    return Outcome(
-        "0", _median_and_largest(runs["error_paper"]), _everywhere(runs, good),
-        f"{good.sum()} of {len(runs)} runs within; medians: {_by(runs, 'error_paper', 'median')}; all weights of a model "
-        f"together: {_by(runs, 'total_error_paper', 'median')}. All of it is Assumption 2's (N2)",
-    )  # fmt: skip
+    note = (
+        f"{good.sum()} of {len(runs)} runs within; medians: {_medians(runs, 'error_paper')}; all weights of a model "
+        f"together: {_medians(runs, 'total_error_paper')}. All of it is Assumption 2's (N2)"
+    )
+    return Outcome("0", _median_and_largest(runs["error_paper"]), holds(good), note)
 
 
 @claim(
-    "N4", "D", "with momentum ‖W‖² needs ‖g/√v‖² in the place of ‖u‖²",
+    "N4",
+    "D",
+    "with momentum ‖W‖² needs ‖g/√v‖² in the place of ‖u‖²",
     statistic="largest relative errors of both laws along the run and over weights, γ = 0.9",
-    rule="the new law's at most 5 %, and the paper's larger, in every run", experiment="scale_invariance", figure="fig4",
-)  # fmt: skip
+    rule="the new law's at most 5 %, and the paper's larger, in every run",
+)
 @_over("law", "error_paper", "error_unsmoothed", which=_usual)
 def _n4(runs):
     closer = runs["error_unsmoothed"] < runs["error_paper"]
     good = (runs["error_unsmoothed"] <= 0.05) & closer
     return Outcome(
-        "0", f"‖g/√v‖²: {_median_and_largest(runs['error_unsmoothed'])}; ‖u‖²: {_median_and_largest(runs['error_paper'])}",
-        _everywhere(runs, good),
+        "0",
+        f"‖g/√v‖²: {_median_and_largest(runs['error_unsmoothed'])}; ‖u‖²: {_median_and_largest(runs['error_paper'])}",
+        holds(good),
         f"{good.sum()} of {len(runs)} runs within, {closer.sum()} closer than the paper's; medians: "
-        f"{_by(runs, 'error_unsmoothed', 'median')}. It needs gradients of different steps to be orthogonal (N8)",
-    )  # fmt: skip
+        f"{_medians(runs, 'error_unsmoothed')}. It needs gradients of different steps to be orthogonal (N8)",
+    )
 
 
 @claim(
-    "N5", "P", "the direction moves by η u/‖W‖",
+    "N5",
+    "P",
+    "the direction moves by η u/‖W‖",
     statistic="path of Ŵ over the sum of η‖u‖/‖W‖, of the weight where it is farthest from 1",
-    rule="within 5 % of 1 in every run", experiment="scale_invariance", figure="fig4",
-)  # fmt: skip
+    rule="within 5 % of 1 in every run",
+)
 @_over("law", "turn_ratio")
 def _n5(runs):
     good = (runs["turn_ratio"] - 1).abs() <= 0.05
@@ -140,9 +147,10 @@ def _n5(runs):
     if len(steady):
         note += "; steady angle per step over √(2ηλ), and predicted by the inertial law: " + ", ".join(
             f"γ = {g:g}: {(some['angle'] / some['angle_paper']).median():.3f} "
-            f"({(some['angle_inertial'] / some['angle_paper']).median():.3f})" for g, some in steady.groupby("beta1")
-        )  # fmt: skip
-    return Outcome("1", worst, _everywhere(runs, good), note)
+            f"({(some['angle_inertial'] / some['angle_paper']).median():.3f})"
+            for g, some in steady.groupby("beta1")
+        )
+    return Outcome("1", worst, holds(good), note)
 
 
 #: What makes a setting of the pairs; runs of one setting differ in their seed.
@@ -155,12 +163,13 @@ def _name(setting):
 
 
 @claim(
-    "N6", "P,R", "a scale-invariant weight under AdamW is a weight of fixed norm under 2-Adam with γ₂ = 0",
+    "N6",
+    "P,R",
+    "a scale-invariant weight under AdamW is a weight of fixed norm under 2-Adam with γ₂ = 0",
     statistic="distance of the direction from AdamW's, mean over the second half of the steps, 2-Adam with the β₂ and the "
     "learning rate that λ implies against Adam with the same learning rate; mean over seeds in each setting",
     rule="2-Adam is closer in every setting; contradicted if for some setting it is farther for every seed",
-    experiment="scale_invariance", figure="fig4",
-)  # fmt: skip
+)
 @_over("pair", *(f"{kind}_{name}" for kind in ("direction", "function", "loss") for name in ("2adam", "adam")))
 def _n6(runs):
     closer = (runs["direction_2adam"] < runs["direction_adam"]).groupby([runs[c] for c in _SETTING]).agg(["any", "all"])
@@ -170,8 +179,9 @@ def _n6(runs):
     medians = means.groupby("beta1")[["direction_2adam", "direction_adam"]].median()
     value = "; ".join(
         f"γ = {g:g}: {some.sum()} of {len(some)} settings closer, medians {medians.loc[g, 'direction_2adam']:.3g} against "
-        f"{medians.loc[g, 'direction_adam']:.3g}" for g, some in good.groupby("beta1")
-    )  # fmt: skip
+        f"{medians.loc[g, 'direction_adam']:.3g}"
+        for g, some in good.groupby("beta1")
+    )
     function = (means["function_2adam"] < means["function_adam"]).groupby("beta1").agg(["sum", "size"])
     loss = (means["loss_2adam"].abs() < means["loss_adam"].abs()).groupby("beta1").agg(["sum", "size"])
     note = "; ".join(
@@ -193,46 +203,52 @@ def _against_2adam(runs, name):
     ratio = means[f"direction_{name}"] / means["direction_2adam"]
     good = ratio <= 0.5
     apart = [f"{_name(s)} ({ratio[s]:.2f})" for s in ratio.index[~good]]
-    return Outcome(
-        "≤ 0.5", f"median {ratio.median():.2f}, {ratio.min():.2f} to {ratio.max():.2f}",
-        REPRODUCED if good.all() else CONTRADICTED,
+    note = (
         f"{good.sum()} of {len(good)} settings; distances (median): 2-Adam {means['direction_2adam'].median():.3g}, this "
         f"{means[f'direction_{name}'].median():.3g}, Adam {means['direction_adam'].median():.3g}, one number a weight "
-        f"{means['direction_tensor'].median():.3g}" + (f"; above: {', '.join(apart)}" if apart else ""),
-    )  # fmt: skip
+        f"{means['direction_tensor'].median():.3g}" + (f"; above: {', '.join(apart)}" if apart else "")
+    )
+    return Outcome("≤ 0.5", f"median {ratio.median():.2f}, {ratio.min():.2f} to {ratio.max():.2f}", holds(good), note)
 
 
 @claim(
-    "N7", "D", "with momentum the second average must see the unsmoothed g/√v",
+    "N7",
+    "D",
+    "with momentum the second average must see the unsmoothed g/√v",
     statistic="N6's distance for that variant over the one for 2-Adam, γ = 0.9, decay felt (at most 5 % of ‖W_0‖² left)",
-    rule="at most half in every setting", experiment="scale_invariance", figure="fig4",
-)  # fmt: skip
+    rule="at most half in every setting",
+)
 @_over("pair", "direction_2adam", "direction_unsmoothed", which=_usual_and_felt)
 def _n7(runs):
     return _against_2adam(runs, "unsmoothed")
 
 
 @claim(
-    "N8", "D", "with momentum ‖W‖² grows by inertia: the paper's law times (1+γ)/(1−γ) in the long run",
+    "N8",
+    "D",
+    "with momentum ‖W‖² grows by inertia: the paper's law times (1+γ)/(1−γ) in the long run",
     statistic="largest relative error along the run and over weights of the inertial law, made from ‖u‖² and γ, without the part "
     "of Assumption 2; γ > 0",
-    rule="at most 5 %, and the paper's larger, in every run", experiment="scale_invariance", figure="fig4",
-)  # fmt: skip
+    rule="at most 5 %, and the paper's larger, in every run",
+)
 @_over("law", "memory_error_inertial", "memory_error_paper", which=lambda table: table["beta1"] > 0)
 def _n8(runs):
     good = (runs["memory_error_inertial"] <= 0.05) & (runs["memory_error_inertial"] < runs["memory_error_paper"])
-    return Outcome(
-        "0", _by_gamma(runs, "memory_error_inertial"), _everywhere(runs, good),
+    note = (
         f"{good.sum()} of {len(runs)} runs; the same error of the paper's law: {_by_gamma(runs, 'memory_error_paper')}; of the "
         f"law with ‖g/√v‖²: {_by_gamma(runs, 'memory_error_unsmoothed')}. With the part of Assumption 2, the inertial law's: "
-        f"{_by_gamma(runs, 'error_inertial')}",
-    )  # fmt: skip
+        f"{_by_gamma(runs, 'error_inertial')}"
+    )
+    return Outcome("0", _by_gamma(runs, "memory_error_inertial"), holds(good), note)
 
 
 @claim(
-    "N9", "D", "… so 2-Adam with γ₂ = 0 stands for the norm if its learning rate is divided by √((1+γ)/(1−γ))",
-    statistic="as N7, for 2-Adam with that learning rate", rule="as N7", experiment="scale_invariance", figure="fig4",
-)  # fmt: skip
+    "N9",
+    "D",
+    "… so 2-Adam with γ₂ = 0 stands for the norm if its learning rate is divided by √((1+γ)/(1−γ))",
+    statistic="as N7, for 2-Adam with that learning rate",
+    rule="as N7",
+)
 @_over("pair", "direction_2adam", "direction_inertial", which=_usual_and_felt)
 def _n9(runs):
     return _against_2adam(runs, "inertial")

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ctadam.analysis import style
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.store import read_joined, read_runs
 from ctadam.storage.tables import sort_rows
 
 _SETS = sns.color_palette("colorblind").as_hex()
@@ -18,13 +18,16 @@ LAWS = {
     "inertial": (r"inertial: from $\|u\|^2$ and $\gamma$", style.COLORS["exact"], "-", "^"),
 }
 #: What the weights of fixed norm are trained by, in the order of the legend.
-OPPONENTS = style.Table("experiments/scale_invariance/figure.py: OPPONENTS", {
-    "adam": ("Adam", "0.35", ":", "x"),
-    "2adam": (r"2-Adam, $\gamma_2=0$", style.COLORS["paper"], "--", "o"),
-    "unsmoothed": (r"… averaging $(g/\!\sqrt{v})^2$", _SETS[1], "-.", "s"),
-    "inertial": (r"… rate over $\sqrt{(1+\gamma)/(1-\gamma)}$", style.COLORS["exact"], "-", "^"),
-    "tensor": ("… and one number a weight", _SETS[2], (0, (5, 1, 1, 1, 1, 1)), "D"),
-})  # fmt: skip
+OPPONENTS = style.Table(
+    "experiments/scale_invariance/figure.py: OPPONENTS",
+    {
+        "adam": ("Adam", "0.35", ":", "x"),
+        "2adam": (r"2-Adam, $\gamma_2=0$", style.COLORS["paper"], "--", "o"),
+        "unsmoothed": (r"… averaging $(g/\!\sqrt{v})^2$", _SETS[1], "-.", "s"),
+        "inertial": (r"… rate over $\sqrt{(1+\gamma)/(1-\gamma)}$", style.COLORS["exact"], "-", "^"),
+        "tensor": ("… and one number a weight", _SETS[2], (0, (5, 1, 1, 1, 1, 1)), "D"),
+    },
+)
 BATCHINGS = {"minibatch": "-", "full": "--"}
 MODEL_MARKERS = style.Table(
     "experiments/scale_invariance/figure.py: MODEL_MARKERS", {"transformer": "o", "cnn": "s", "mlp": "^", "linear": "D"}
@@ -34,12 +37,7 @@ MODEL_MARKERS = style.Table(
 def draw(results):
     """The figure, from the norms runs, predictions and measurements under ``results``."""
     runs = read_runs(results, "scale_invariance")
-    table = read_csv(results, "scale_invariance", "measurements").merge(
-        read_csv(results, "scale_invariance", "predictions")[
-            ["run", "amplification", "remembered", "angle_paper", "angle_inertial"]
-        ],
-        on="run",
-    )
+    table = read_joined(results, "scale_invariance")
     MODEL_MARKERS.require(table["model"])
     OPPONENTS.require(set(runs["optimizer"].dropna()) - {"free"})  # the free one is what the others are compared with
     laws, pairs = table[table["variant"] == "law"], table[table["variant"] == "pair"]
@@ -59,16 +57,10 @@ def draw(results):
         Line2D([], [], color=color, ls=line, marker=marker, ms=3.5, mfc="w", label=name)
         for name, color, line, marker in OPPONENTS.values()
     ]
-    figure.legend(
-        handles=known,
-        loc="outside upper center",
-        ncols=4,
-        title="norm laws, (a), (b)",
-        columnspacing=1.2,
-        title_fontsize=7,
-    )
-    figure.legend(handles=others, loc="outside lower center", ncols=5, title="weights of fixed norm, (e), (f)", title_fontsize=7,
-                  columnspacing=1.0, handlelength=2.2)  # fmt: skip
+    look = {"ncols": 4, "title": "norm laws, (a), (b)", "columnspacing": 1.2, "title_fontsize": 7}
+    figure.legend(loc="outside upper center", handles=known, **look)
+    look = {"title": "weights of fixed norm, (e), (f)", "title_fontsize": 7, "columnspacing": 1.0, "handlelength": 2.2}
+    figure.legend(ncols=5, loc="outside lower center", handles=others, **look)
     style.label_panels(axes.flat)
     sns.despine(figure)
     return figure
@@ -91,9 +83,8 @@ def _along(ax, runs, laws):
     every = max(1, len(records) // 12)
     ax.plot(records["step"], records["norm_sq"], color="0.75", lw=4, solid_capstyle="butt", zorder=1)
     for law, (_, color, line, marker) in LAWS.items():
-        ax.plot(
-            records["step"], records[f"law_{law}"], ls=line, color=color, marker=marker, ms=3.5, mfc="w", markevery=every
-        )  # fmt: skip
+        look = {"ls": line, "color": color, "marker": marker, "ms": 3.5, "mfc": "w", "markevery": every}
+        ax.plot(records["step"], records[f"law_{law}"], **look)
     ax.set(xlabel="step $n$", ylabel=r"$\|W_n\|^2$", xlim=(0, records["step"].max()))
     ax.set_title(f"queries, $\\gamma={gamma:g}$")
 
@@ -122,9 +113,8 @@ def _errors(ax, laws):
             spread = np.linspace(-0.04, 0.04, len(values)) + (i - 1) * 0.16
             ax.plot(x + spread, values, ".", ms=2, mew=0, color=color, alpha=0.5, zorder=1)
             medians.append(np.median(values))
-        ax.plot(
-            np.arange(len(gammas)) + (i - 1) * 0.16, medians, ls=line, color=color, marker=marker, ms=4, mfc="w", zorder=2
-        )  # fmt: skip
+        look = {"ls": line, "color": color, "marker": marker, "ms": 4, "mfc": "w", "zorder": 2}
+        ax.plot(np.arange(len(gammas)) + (i - 1) * 0.16, medians, **look)
     part = laws.groupby("beta1")["coarse_error"].median()
     ax.plot(range(len(gammas)), part[gammas], color="0.8", lw=4, solid_capstyle="butt", zorder=0)
     ax.axhline(0.05, color="0.6", lw=0.7, ls=":", zorder=0)
@@ -162,10 +152,8 @@ def _angles(ax, laws):
         for batching, fill in (("minibatch", True), ("full", False)):
             some = steady[(steady["model"] == model) & (steady["batching"] == batching)]
             x = np.searchsorted(gammas, some["beta1"]) + 0.12 * (0.5 - fill)
-            ax.plot(
-                x, some["angle"] / some["angle_paper"], marker, ms=4, color="0.15", mfc="0.15" if fill else "w", mew=0.8, ls="",
-                zorder=3,
-            )  # fmt: skip
+            look = {"ms": 4, "color": "0.15", "mfc": "0.15" if fill else "w", "mew": 0.8, "ls": "", "zorder": 3}
+            ax.plot(x, some["angle"] / some["angle_paper"], marker, **look)
     ax.plot(range(len(gammas)), np.ones(len(gammas)), "--", color=style.COLORS["paper"], zorder=1)
     ax.plot(range(len(gammas)), ((1 - gammas) / (1 + gammas)) ** 0.5, "-", color=style.COLORS["exact"], zorder=2)
     handles = [
@@ -201,9 +189,8 @@ def _distances(ax, runs, pairs):
     records = runs[runs["run"].isin(chosen) & (runs["record"] == "pair") & (runs["step"] > 0)]
     for name, (_, color, line, marker) in OPPONENTS.items():
         mean = records[records["optimizer"] == name].groupby("step")["direction_distance"].mean()
-        ax.plot(
-            mean.index, mean, ls=line, color=color, marker=marker, ms=3.5, mfc="w", lw=1, markevery=max(1, len(mean) // 6)
-        )  # fmt: skip
+        look = {"color": color, "marker": marker, "ms": 3.5, "mfc": "w", "lw": 1, "markevery": max(1, len(mean) // 6)}
+        ax.plot(mean.index, mean, ls=line, **look)
     one = shown.iloc[0]
     ax.set(xlabel="step $n$", xlim=(0, records["step"].max()))
     _log_axis(ax)

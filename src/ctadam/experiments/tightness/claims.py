@@ -2,29 +2,17 @@
 
 import numpy as np
 
-from ctadam.analysis.verdicts import (
-    CONTRADICTED,
-    INCONCLUSIVE,
-    REPRODUCED,
-    Outcome,
-    by_finite_runs,
-    claim,
-    finite,
-    most,
-    number,
-    worst,
-)
-
-
-def _good(condition):
-    return REPRODUCED if condition else CONTRADICTED
+from ctadam.analysis.rules import by_finite_runs, finite, holds, most, number, worst
+from ctadam.analysis.verdicts import INCONCLUSIVE, Outcome, claim
 
 
 @claim(
-    "S7", "D", "the exact bound is attained, and never exceeded",
+    "S7",
+    "D",
+    "the exact bound is attained, and never exceeded",
     statistic="update over exact bound: worst-case gradients (min, max), random gradients (max)",
-    rule="worst case within 1 ± 1e-9; random at most 1 + 1e-9", experiment="tightness", figure="fig7",
-)  # fmt: skip
+    rule="worst case within 1 ± 1e-9; random at most 1 + 1e-9",
+)
 def _s7(e):
     runs = e.table[e.table["kind"].isin(["worst", "random"])]
     lost = ~finite(runs, "update", "bound_exact")
@@ -40,17 +28,18 @@ def _judge_attained(runs):
         (worst_case - 1, 1e-9, f"1 {worst_case.min() - 1:+.1e} to 1 {worst_case.max() - 1:+.1e}"),
         (random, 1 + 1e-9, f"random ≤ {random.max():.6f}"),
     ):
-        verdicts.append(_good(most(np.abs(some)) <= limit) if len(some) else INCONCLUSIVE)
+        verdicts.append(holds(most(np.abs(some)) <= limit) if len(some) else INCONCLUSIVE)
         parts.append(text if len(some) else "none")
     return Outcome("1; ≤ 1", "; ".join(parts), worst(verdicts), f"{len(worst_case):,} draws of each")
 
 
 @claim(
-    "S8", "D", "between the two laws (C < 0 but γ² < β) updates stay bounded",
+    "S8",
+    "D",
+    "between the two laws (C < 0 but γ² < β) updates stay bounded",
     statistic="update over exact bound, worst-case gradients, pairs between the laws (max)",
     rule="at most 1 + 1e-9; inconclusive unless the paper's law lets some of these runs grow e-fold",
-    experiment="tightness", figure="fig7",
-)  # fmt: skip
+)
 def _s8(e):
     runs = e.table.query("kind == 'wedge'")
     lost = ~finite(runs, "update", "bound_exact")
@@ -64,20 +53,22 @@ def _judge_wedge(runs):
         return Outcome("≤ 1", "", INCONCLUSIVE, "runs too short for the paper's law to allow an e-fold growth")
     ratio = most(runs["update"] / runs["bound_exact"])
     share, over_limit = float((growth >= 1).mean()), float((runs["update"] / runs["limit_exact"]).max())
-    return Outcome(
-        "≤ 1", f"1 {ratio - 1:+.1e}", _good(ratio <= 1 + 1e-9),
+    note = (
         f"{len(runs):,} draws; the paper's law lets {share:.0%} of them grow e-fold or more, up to e^{growth.max():.3g}; "
-        f"largest update {runs['update'].max():.3g}, over the exact bound's limit at most {over_limit:.4g}",
-    )  # fmt: skip
+        f"largest update {runs['update'].max():.3g}, over the exact bound's limit at most {over_limit:.4g}"
+    )
+    return Outcome("≤ 1", f"1 {ratio - 1:+.1e}", holds(ratio <= 1 + 1e-9), note)
 
 
 @claim(
-    "K3", "D", "stability of k-Adam is the last stage's",
+    "K3",
+    "D",
+    "stability of k-Adam is the last stage's",
     statistic="k-Adam, k = 2 to 4, with an unstable stage in each position, gradients that stop, and random ones: largest "
     "update over the last stage's exact bound; growth rate after the gradients have stopped, against the last stage's ln(γ/√β)",
     rule="elsewhere than last: at most 1 + 1e-9; last: mean absolute error of the rate at most 2e-4 per step; inconclusive "
-    "unless the law lets half of these grow e-fold while they are watched", experiment="tightness", figure="fig7",
-)  # fmt: skip
+    "unless the law lets half of these grow e-fold while they are watched",
+)
 def _k3(e):
     runs = e.table.query("kind == 'stages'")
     grows = (runs["place"] == runs["k"]) & (runs["silent"] >= 0)
@@ -101,9 +92,10 @@ def _judge_stages(runs):
     error = float((grow["rate"].fillna(0.0) - grow["rate_exact"]).abs().mean())
     ratio = most(elsewhere["ratio"]) if len(elsewhere) else np.nan
     return Outcome(
-        "≤ 1; 0", f"{number(ratio, '.6f')}; {error:.1e}",
-        worst([_good(ratio <= 1 + 1e-9) if len(elsewhere) else INCONCLUSIVE, _good(error <= 2e-4)]),
+        "≤ 1; 0",
+        f"{number(ratio, '.6f')}; {error:.1e}",
+        worst([holds(ratio <= 1 + 1e-9) if len(elsewhere) else INCONCLUSIVE, holds(error <= 2e-4)]),
         f"{len(elsewhere)} runs with it elsewhere, their updates up to {number(elsewhere['update'].max(), '.3g')} and rates up "
         f"to {number(elsewhere['rate'].max(), '.2g')}; {len(last)} with it last, updates up to {last['update'].max():.3g}, rates "
         f"predicted {grow['rate_exact'].min():.3g} to {grow['rate_exact'].max():.3g}",
-    )  # fmt: skip
+    )

@@ -5,7 +5,7 @@ import numpy as np
 import seaborn as sns
 
 from ctadam.analysis import style
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.storage.store import read_joined, read_runs
 from ctadam.theory import stability
 
 #: Legends that stand where points are.
@@ -15,9 +15,7 @@ _SETS = sns.color_palette("colorblind").as_hex()
 
 def draw(results):
     """The figure, from the tightness, growth and quadratic runs under ``results``."""
-    draws = read_csv(results, "tightness", "measurements").merge(
-        read_csv(results, "tightness", "predictions"), on=["draw", "place"], validate="many_to_one"
-    )
+    draws = read_joined(results, "tightness")
     figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 5.2), layout="constrained")
     _chosen(axes[0, 0], draws)
     _real(axes[0, 1], results)
@@ -58,16 +56,8 @@ def _real(ax, results):
     where = stability.stability_coefficient(beta1=quadratic["beta1"], beta2=quadratic["beta2"])
     low, high = c.min() - 0.01, c.max() + 0.01
     some = (where >= low) & (where <= high)
-    ax.plot(
-        where[some],
-        quadratic["ratio_late"][some],
-        ".",
-        ms=2.5,
-        mew=0,
-        color=_SETS[7],
-        label="quadratic",
-        rasterized=True,
-    )
+    look = {"ms": 2.5, "mew": 0, "color": _SETS[7], "rasterized": True}
+    ax.plot(where[some], quadratic["ratio_late"][some], ".", label="quadratic", **look)
     ax.plot(c, closest, "o", ms=3.5, mfc="none", mew=0.9, color=_SETS[2], label="language model")
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
     ax.axhline(1, color="0.5", lw=0.8, zorder=0)
@@ -83,10 +73,8 @@ def _wedge(ax, draws):
         ("bound_paper", "paper's bound", style.COLORS["paper"], "x"),
         ("update", "worst gradients", _SETS[0], "o"),
     ):
-        ax.plot(
-            growth, draws[column] / draws["limit_exact"], marker, ms=2.5, mew=0 if marker == "o" else 0.5, color=color,
-            label=name, rasterized=True,
-        )  # fmt: skip
+        look = {"ms": 2.5, "mew": 0 if marker == "o" else 0.5, "color": color, "rasterized": True}
+        ax.plot(growth, draws[column] / draws["limit_exact"], marker, label=name, **look)
     ax.axhline(1, color="0.5", lw=0.8, zorder=0)
     ax.set(xscale="log", yscale="log", xlim=(1e-2, 2e3), ylim=(1e-2, 1e6), xlabel=r"paper's law: $n\,|C|/2$")
     ax.set_ylabel(r"over the exact bound, $n\to\infty$")
@@ -107,20 +95,11 @@ def _places(ax, draws, results):
     own = stability.growth_rate(beta1=np.array(pair[0]), beta2=np.array(pair[1]), law="exact")
     last = (draws["place"] == draws["k"]).to_numpy()
     for some, name, color, marker in ((last, "last", _SETS[3], "o"), (~last, "any other", _SETS[0], "x")):
-        ax.plot(
-            own[some], draws["rate"][some], marker, ls="none", ms=3, mew=0 if marker == "o" else 0.7, color=color, label=name,
-            rasterized=True,
-        )  # fmt: skip
+        look = {"ls": "none", "ms": 3, "mew": 0 if marker == "o" else 0.7, "color": color, "rasterized": True}
+        ax.plot(own[some], draws["rate"][some], marker, label=name, **look)
     ends = np.array([0, own.max()])
-    ax.plot(
-        ends,
-        ends,
-        style.LINES["exact"],
-        color=style.COLORS["exact"],
-        lw=0.9,
-        label=r"$\ln\gamma/\!\sqrt{\beta}$",
-        zorder=3,
-    )
+    look = {"color": style.COLORS["exact"], "lw": 0.9, "zorder": 3}
+    ax.plot(ends, ends, style.LINES["exact"], label=r"$\ln\gamma/\!\sqrt{\beta}$", **look)
     ax.axhline(0, color="0.7", lw=0.6, zorder=0)
     ax.set(xlabel=r"$\ln\gamma/\!\sqrt{\beta}$ of the unstable stage", ylabel="growth rate of $|u^{(k)}_n|$")
     ax.set_title("$k$-Adam: the unstable stage is …")

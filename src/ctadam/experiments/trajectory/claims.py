@@ -3,19 +3,9 @@
 import numpy as np
 from scipy import stats
 
+from ctadam.analysis.rules import by_finite_runs, decide, finite, holds, with_interval, worst
 from ctadam.analysis.slopes import half_width
-from ctadam.analysis.verdicts import (
-    CONTRADICTED,
-    INCONCLUSIVE,
-    REPRODUCED,
-    Outcome,
-    by_finite_runs,
-    claim,
-    decide,
-    finite,
-    with_interval,
-    worst,
-)
+from ctadam.analysis.verdicts import INCONCLUSIVE, Outcome, claim
 
 #: The learning rate of claims T1 and T2, and the number of steps from which on Adam's start-up is over: six times the
 #: memory 1/(1−γ) of the usual first moment. Shorter runs are start-up only.
@@ -63,37 +53,43 @@ def _judge_tracking(papers, runs):
         left = group.loc[group["above_from"] >= 0, "above_from"]
         means = every[finite(every, "error_end")].groupby(["order", "kernel"])["error_end"].mean()
         best = f"; best {_equation(*means.idxmin())}, {means.min():.3g}" if len(means) else ""
-        notes.append(
-            f"{model}: " + ("within 5 % to the end" if left.empty else f"above 5 % for good from step {int(left.min())} of "
-            f"{group['steps'].max()}") + best
-        )  # fmt: skip
+        above = f"above 5 % for good from step {left.min():.0f} of {group['steps'].max()}"
+        notes.append(f"{model}: {'within 5 % to the end' if left.empty else above}{best}")
     return Outcome("0", "; ".join(values), worst(verdicts), ". ".join(notes))
 
 
 @claim(
-    "T1", "P", "the differential equation tracks Adam",
+    "T1",
+    "P",
+    "the differential equation tracks Adam",
     statistic="‖θ_equation − θ_Adam‖ / ‖θ_Adam − θ_0‖, all weights, full batch, lr 1e-3, the paper's equation (second order, "
     "its kernel, started after the first average), after the last step: mean [range] over seeds",
     rule="at most 5 % for every model and seed; contradicted if every seed of a model exceeds it",
-    experiment="trajectory", figure="fig1",
-)  # fmt: skip
+)
 def _t1(e):
     return _tracks(e.table.query("variant == 'flow' and weight_decay == 0"))
 
 
 @claim(
-    "T2", "P", "the differential equation tracks AdamW",
-    statistic="as T1, with weight decay", rule="as T1, for every weight decay above 0", experiment="trajectory", figure="fig1",
-)  # fmt: skip
+    "T2",
+    "P",
+    "the differential equation tracks AdamW",
+    statistic="as T1, with weight decay",
+    rule="as T1, for every weight decay above 0",
+)
 def _t2(e):
     return _tracks(e.table.query("variant == 'flow' and weight_decay > 0"))
 
 
 @claim(
-    "T3", "D", "p only relabels time",
+    "T3",
+    "D",
+    "p only relabels time",
     statistic="largest difference, over all steps and equations, of the solution in t = n·η^p from that in steps, relative to "
-    "the distance travelled", rule="at most 5e-10, so that any two p differ by at most 1e-9", experiment="trajectory",
-)  # fmt: skip
+    "the distance travelled",
+    rule="at most 5e-10, so that any two p differ by at most 1e-9",
+    figure="",
+)
 def _t3(e):
     runs = e.table.query("variant == 'relabelled'")
     if runs.empty:
@@ -103,7 +99,7 @@ def _t3(e):
     def rule(runs):
         value = float(runs["p_difference_max"].max())
         powers = ", ".join(f"{p:g}" for p in sorted(runs["p"].unique()))
-        return Outcome("0", f"{value:.1e}", REPRODUCED if value <= 5e-10 else CONTRADICTED, f"p = {powers}")
+        return Outcome("0", f"{value:.1e}", holds(value <= 5e-10), f"p = {powers}")
 
     return by_finite_runs("0", runs[~lost], lost, rule)
 
@@ -119,10 +115,13 @@ def _log_slope(runs, column):
 
 
 @claim(
-    "T4", "R", "the error falls with the learning rate; second order against first",
+    "T4",
+    "R",
+    "the error falls with the learning rate; second order against first",
     statistic="slope of ln(T1's error) on ln(lr) over learning rates and seeds, per model and equation, no weight decay, 95 % "
-    "interval", rule="every interval above 0; contradicted if one lies below", experiment="trajectory", figure="fig1",
-)  # fmt: skip
+    "interval",
+    rule="every interval above 0; contradicted if one lies below",
+)
 def _t4(e):
     runs = e.table.query("variant == 'flow' and weight_decay == 0")
     if runs.empty or runs["steps"].max() < SETTLED:

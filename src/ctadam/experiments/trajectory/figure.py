@@ -50,17 +50,18 @@ def draw(results):
     axes[1, 1].set_title(f"all weights, after {table['steps'].max()} steps")
     equations = [
         Line2D(
-            [], [], color=style.EQUATION_COLORS[key], marker=style.EQUATION_MARKERS[key], mfc="w",
-            label=f"{name} ({', '.join(f'{slopes[model, key]:.2f}' for model in MODELS)})",
+            [],
+            [],
+            mfc="w",
+            label=f"{name} ({', '.join(f'{slopes[m, key]:.2f}' for m in MODELS)})",
+            **style.EQUATIONS[key],
         )
         for key, name in EQUATIONS.items()
-    ]  # fmt: skip
+    ]
     models = [Line2D([], [], color="0.3", ls=style.MODEL_LINES[key], label=name) for key, name in MODELS.items()]
-    figure.legend(
-        handles=[*equations, *models], loc="outside lower center", ncols=3,
-        title="equation (slopes of ln error on ln $\\eta$ in (d): " + ", ".join(MODELS.values()) + ")",
-        title_fontsize=7,
-    )  # fmt: skip
+    title = "equation (slopes of ln error on ln $\\eta$ in (d): " + ", ".join(MODELS.values()) + ")"
+    look = {"loc": "outside lower center", "ncols": 3, "title": title, "title_fontsize": 7}
+    figure.legend(handles=[*equations, *models], **look)
     style.label_panels(axes.flat)
     sns.despine(figure)
     return figure
@@ -94,10 +95,17 @@ def _over_time(ax, runs):
         for key in EQUATIONS:
             some = runs[(runs["model"] == model) & (runs["order"] == key[0]) & (runs["kernel"] == key[1])]
             mean = some[some["step"] > 0].groupby("step")["error"].mean()
+            every = [i for i in marked if i < len(mean)]
             ax.plot(
-                mean.index, mean, style.MODEL_LINES[model], color=style.EQUATION_COLORS[key], lw=1.1,
-                marker=style.EQUATION_MARKERS[key], ms=3.5, mfc="w", markevery=[i for i in marked if i < len(mean)],
-            )  # fmt: skip
+                mean.index,
+                mean,
+                style.MODEL_LINES[model],
+                lw=1.1,
+                ms=3.5,
+                mfc="w",
+                markevery=every,
+                **style.EQUATIONS[key],
+            )
     _tolerance(ax)
     ax.set(xscale="log", yscale="log", xlabel="step $n$", xlim=(1, steps))
     ax.set_ylabel(r"$\|\theta_{\mathrm{eq}}-\theta_n\|\,/\,\|\theta_n-\theta_0\|$")
@@ -110,10 +118,7 @@ def _over_rates(ax, table):
         for key in EQUATIONS:
             some = table[(table["model"] == model) & (table["order"] == key[0]) & (table["kernel"] == key[1])]
             mean = some.groupby("lr")["error_end"].mean()
-            ax.plot(
-                mean.index, mean, style.MODEL_LINES[model], color=style.EQUATION_COLORS[key], lw=1.1,
-                marker=style.EQUATION_MARKERS[key], ms=4, mfc="w",
-            )  # fmt: skip
+            ax.plot(mean.index, mean, style.MODEL_LINES[model], lw=1.1, ms=4, mfc="w", **style.EQUATIONS[key])
             good = some[np.isfinite(some["error_end"]) & (some["error_end"] > 0)]
             several = good["lr"].nunique() > 1
             slopes[model, key] = np.polyfit(np.log(good["lr"]), np.log(good["error_end"]), 1)[0] if several else np.nan
@@ -128,5 +133,5 @@ def _over_rates(ax, table):
 
 def _tolerance(ax):
     ax.axhline(0.05, color="0.6", lw=0.7, ls=":", zorder=0)
-    ax.annotate("5 %", (1, 0.05), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
-                fontsize=6.5, color="0.35", annotation_clip=False)  # fmt: skip
+    look = {"textcoords": "offset points", "va": "center", "fontsize": 6.5, "color": "0.35", "annotation_clip": False}
+    ax.annotate("5 %", (1, 0.05), (2, 0), xycoords=("axes fraction", "data"), **look)
