@@ -62,7 +62,9 @@ def test_the_package_is_two_levels_deep(root):
     assert max(module.count(".") for module, _ in modules(root)) <= 3  # ctadam.experiments.<name>.<stage>
     for name in EXPERIMENTS:
         files = {path.name for path in (root / "src/ctadam/experiments" / name).glob("*.py")}
-        assert files >= {"__init__.py", "runs.py", "predict.py", "measure.py", "claims.py", "figure.py"}, name
+        assert files >= {"__init__.py", "config.py", "runs.py", "predict.py", "measure.py", "claims.py", "figure.py"}, (
+            name
+        )
 
 
 def test_theory_knows_no_data_predictions_no_outcome_and_measurements_no_theory(root):

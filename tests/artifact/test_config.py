@@ -237,11 +237,11 @@ def test_betas_may_be_integers():
     assert (points["last_beta1"] == 0).all()
 
 
-def test_without_jsonschema_nan_is_still_refused(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "jsonschema", None)
+def test_without_pydantic_nan_is_still_refused(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "pydantic", None)
     with caplog.at_level(logging.WARNING, logger="ctadam"):
         config.resolve("smoke", {"growth": {"batch": 2.0}})
-    assert "jsonschema is not installed" in caplog.text
+    assert "pydantic is not installed" in caplog.text
     for value in (math.nan, math.inf):
         assert refusal({"growth": {"seeds": [0, value]}}).startswith(f"growth.seeds.1: {value} is not allowed")
 

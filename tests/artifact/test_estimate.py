@@ -272,14 +272,14 @@ def test_of_two_gpus_the_first_free_one_is_taken(monkeypatch, tmp_path):
 
 
 def test_a_shard_runs_alone_with_what_a_gpu_machine_has(root, tmp_path):
-    """No Snakemake, nothing that downloads or draws, and no jsonschema; the text from a path."""
+    """No Snakemake, nothing that downloads or draws, and no pydantic; the text from a path."""
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat, and the dog by the door. " * 200)
     code = (
         "import sys\n"
         "class Absent:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in {'snakemake', 'pooch', 'jsonschema', 'matplotlib', 'seaborn', 'torchvision'}:\n"
+        "        if name.split('.')[0] in {'snakemake', 'pooch', 'pydantic', 'matplotlib', 'seaborn', 'torchvision'}:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Absent())\n"
         "from ctadam.cli import main\n"
@@ -288,7 +288,7 @@ def test_a_shard_runs_alone_with_what_a_gpu_machine_has(root, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "jsonschema is not installed: the configuration is not checked" in done.stderr
+    assert "pydantic is not installed: the configuration is not checked" in done.stderr
     record = json.loads((tmp_path / "growth" / "shard-2-of-40.json").read_text())
     assert list(record["data"]) == [str(text)] and record["weights"]
 
