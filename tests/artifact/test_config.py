@@ -30,6 +30,52 @@ def test_scales_share_one_structure():
     assert keys(config.read("smoke")) == keys(config.read("laptop")) == keys(config.read("paper"))
 
 
+def test_the_file_of_a_scale_says_only_what_differs(root):
+    def repeated(node, base, path=()):
+        for key, value in node.items():
+            if isinstance(value, dict) and isinstance(base.get(key), dict):
+                yield from repeated(value, base[key], (*path, key))
+            elif key in base and value == base[key]:
+                yield (*path, key)
+
+    complete = config.read_yaml(root / f"workflow/config/{config.COMPLETE}.yaml")
+    for scale in config.SCALES:
+        own = config.read_yaml(root / f"workflow/config/{scale}.yaml")
+        assert scale == config.COMPLETE or not [*repeated(own, complete)], scale
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A function that writes the complete file and that of the smoke scale, and reads the latter."""
+    monkeypatch.setattr(config, "root", lambda: tmp_path)
+    (tmp_path / "workflow/config").mkdir(parents=True)
+
+    def read(complete, smoke):
+        (tmp_path / "workflow/config/laptop.yaml").write_text(complete)
+        (tmp_path / "workflow/config/smoke.yaml").write_text(smoke)
+        return config.read("smoke")
+
+    return read
+
+
+def test_mappings_are_merged_lists_are_replaced_and_null_removes(checkout):
+    complete = "scale: laptop\ngrowth: {seeds: [0, 1], model: {width: 8, heads: 2}, long: {steps: 3}, lr: 0.1}\n"
+    merged = checkout(complete, "scale: smoke\ngrowth: {seeds: [2], model: {width: 4}, long: null}\n")
+    assert merged == {"scale": "smoke", "growth": {"seeds": [2], "model": {"width": 4, "heads": 2}, "lr": 0.1}}
+
+
+def test_a_scale_may_name_its_experiments(checkout):
+    complete = "scale: laptop\ngrowth: {lr: 0.1}\nk_sweep: {lr: 0.2}\n"
+    assert checkout(complete, "scale: smoke\nexperiments: [k_sweep]\n") == {"scale": "smoke", "k_sweep": {"lr": 0.2}}
+    with pytest.raises(ArtifactError, match=r"smoke.yaml: experiments: 'sweep' is not allowed \(allowed: baselines, "):
+        checkout(complete, "scale: smoke\nexperiments: [sweep]\n")
+
+
+def test_the_user_cannot_remove_a_key():
+    message = "growth.lr: None is not allowed (allowed: number in (0, inf))"
+    assert refusal(config.parse_assignments(["growth.lr=null"])) == message
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -70,7 +116,8 @@ def test_a_task_of_the_baselines_is_described_where_it_has_steps():
 
 def test_a_scale_may_hold_some_experiments_but_must_hold_those():
     resolved = config.resolve("cifar_subset")
-    assert set(resolved) == {"scale", "device", *config.PARTIAL["cifar_subset"]}
+    assert list(resolved) == ["scale", "device", "k_sweep", "baselines"]
+    assert config.experiments("cifar_subset") == ["k_sweep", "baselines"]
     del resolved["k_sweep"]
     with pytest.raises(ArtifactError, match=r"k_sweep: missing \(allowed: a mapping\)"):
         config.check(resolved)

@@ -17,28 +17,52 @@ from ctadam.storage.manifest import root
 log = logging.getLogger("ctadam")
 
 SCALES = ("smoke", "laptop", "paper", "cifar_subset")
-#: Scales that hold some of the experiments only.
-PARTIAL = {"cifar_subset": ("k_sweep", "baselines")}
+#: The scale whose file is complete; the files of the others hold only what differs from it.
+COMPLETE = "laptop"
 
 
-def _merge(base, changes):
+def _merge(base, changes, *, null_removes=False):
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
+            _merge(base[key], value, null_removes=null_removes)
+        elif value is None and null_removes:
+            base.pop(key, None)
         else:
             base[key] = copy.deepcopy(value)
 
 
-def read(scale):
-    """The configuration file of a scale as it stands, unchecked.
-
-    Raises:
-        ArtifactError: an unknown scale or a file that is no YAML mapping.
-    """
+def _file(scale):
     if scale not in SCALES:
         raise ArtifactError(f"scale: {scale!r} is not allowed (allowed: {', '.join(SCALES)})")
-    path = root() / "workflow" / "config" / f"{scale}.yaml"
-    return read_yaml(path)
+    return root() / "workflow" / "config" / f"{scale}.yaml"
+
+
+def read(scale):
+    """Return the complete configuration of a scale: its file merged onto that of `COMPLETE`, not validated.
+
+    Mappings are merged, lists are replaced, and null removes a key. A list ``experiments`` names the experiments of a scale that
+    does not hold all of them.
+
+    Raises:
+        ArtifactError: the scale is unknown, or its file is not a YAML mapping.
+    """
+    path = _file(scale)
+    config, own = read_yaml(_file(COMPLETE)), read_yaml(path)
+    names = own.pop("experiments", None)
+    if names is not None:
+        unknown = [name for name in names if name not in EXPERIMENTS]
+        if unknown:
+            raise ArtifactError(
+                f"{path}: experiments: {unknown[0]!r} is not allowed (allowed: {', '.join(EXPERIMENTS)})"
+            )
+        config = {key: value for key, value in config.items() if key not in EXPERIMENTS or key in names}
+    _merge(config, own, null_removes=True)
+    return config
+
+
+def experiments(scale):
+    """Return the names of the experiments that a scale holds, in the order of the complete file."""
+    return [name for name in read(scale) if name in EXPERIMENTS]
 
 
 class _DuplicateKey(Exception):
@@ -154,12 +178,10 @@ def _model(scale):
 
     from ctadam.experiments.settings import Settings, String
 
-    order = list(read("laptop"))
-    required = PARTIAL.get(scale, EXPERIMENTS)
-    sections = {
-        name: (load(name, "config").Config, ... if name in required else Field(default=None))
-        for name in sorted(EXPERIMENTS, key=lambda name: order.index(name) if name in order else len(order))
-    }
+    known = experiments(COMPLETE)
+    known += [name for name in EXPERIMENTS if name not in known]
+    required = known if scale is None else experiments(scale)
+    sections = {name: (load(name, "config").Config, ... if name in required else Field(default=None)) for name in known}
     device = Field(description="auto, cpu, cuda, or any other device of torch")
     return create_model("Configuration", __base__=Settings, scale=Literal[SCALES], device=(String, device), **sections)
 
