@@ -287,7 +287,8 @@ def _allowed(schema):
         return f"{kind} in {left}, {right}{multiple}{other}"
     if schema.get("type") == "array" and "items" in schema:
         low, high = schema.get("minItems", 0), schema.get("maxItems")
-        return f"{kind} of {low if low == high else f'at least {low}'}: each {_allowed(schema['items'])}"
+        count = "" if high is None and not low else f" of {low if low == high else f'at least {low}'}"
+        return f"{kind}{count}: each {_allowed(schema['items'])}"
     return kind
 
 
@@ -328,18 +329,36 @@ def changes(files=(), words=()):
     return changes
 
 
-def assignments(scale, config, section):
-    """What ``config`` changes in one section of a scale's file, as the ``KEY=VALUE`` words that say it again."""
-
+def _as_yaml(value):
+    """Return a value in one line of YAML. JSON would write 1e-06, which YAML reads as text."""
     import yaml
+
+    return yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("...\n").strip()
+
+
+def assignments(scale, config, section):
+    """Return what ``config`` changes in one section of a scale's configuration, as ``KEY=VALUE`` words."""
 
     def differences(path, old, new):
         if isinstance(old, dict) and isinstance(new, dict):
             for key, value in new.items():
                 yield from differences(f"{path}.{key}", old.get(key), value)
         elif old != new:
-            # YAML's own form: JSON writes 1e-06, which YAML reads as text.
-            text = yaml.safe_dump(new, default_flow_style=True, width=float("inf")).removesuffix("...\n").strip()
-            yield f"{path}={text}"
+            yield f"{path}={_as_yaml(new)}"
 
     return list(differences(section, read(scale).get(section), config[section]))
+
+
+def describe(config, section):
+    """Return ``(key, value, what is allowed, description)`` for each parameter of a section of a valid configuration."""
+    schema = _schema(_model(config["scale"]))
+
+    def rows(path, value):
+        node = _at(schema, path)
+        if isinstance(value, dict) and "properties" in node:
+            for key in value:
+                yield from rows((*path, key), value[key])
+        else:
+            yield ".".join(path), _as_yaml(value), _allowed(node), node.get("description", "")
+
+    return list(rows((section,), config[section]))
