@@ -149,11 +149,21 @@ def resolve(scale, changes=None):
 
 
 def check(config):
-    """Raise an `ArtifactError` for the first value that is not allowed.
+    """Raise an `ArtifactError` for the first value of a whole configuration that is not allowed.
 
     Without pydantic, as on a GPU machine where only what the runs need is installed, a warning says so, and only NaN
     and infinity are refused.
     """
+    scale = config.get("scale")
+    _validate(config, lambda: _model(scale if scale in SCALES else None))
+
+
+def check_section(experiment, parameters):
+    """Raise an `ArtifactError` for the first parameter of an experiment that is not allowed; see `check`."""
+    _validate({experiment: parameters}, lambda: _section_model(experiment))
+
+
+def _validate(config, make_model):
     try:
         from pydantic import ValidationError
     except ModuleNotFoundError:
@@ -162,8 +172,7 @@ def check(config):
             if not _is_finite(value):
                 raise ArtifactError(f"{key}: {value!r} is not allowed (allowed: a finite number)") from None
         return
-    scale = config.get("scale")
-    model = _model(scale if scale in SCALES else None)
+    model = make_model()
     try:
         model.model_validate(config)
     except ValidationError as error:
@@ -184,6 +193,13 @@ def _model(scale):
     sections = {name: (load(name, "config").Config, ... if name in required else Field(default=None)) for name in known}
     device = Field(description="auto, cpu, cuda, or any other device of torch")
     return create_model("Configuration", __base__=Settings, scale=Literal[SCALES], device=(String, device), **sections)
+
+
+@cache
+def _section_model(experiment):
+    from pydantic import create_model
+
+    return create_model("Section", **{experiment: (load(experiment, "config").Config, ...)})
 
 
 @cache

@@ -54,6 +54,9 @@ def _unique(values: list[Any]) -> list[Any]:
 
 T = TypeVar("T")
 
+#: Default of a field that may be left out. Its type is that of the field where it is given; null is refused.
+ABSENT: Any = None
+
 SIZED = WrapValidator(_sized)
 INTEGER = Field(strict=True)
 NUMBER = Field(strict=True, allow_inf_nan=False)

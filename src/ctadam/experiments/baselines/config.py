@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ctadam.experiments.settings import (
+    ABSENT,
     Beta,
     Count,
     Eps,
@@ -43,8 +44,8 @@ class Steps(Settings):
 
     any_of = ("images", "text")
 
-    images: Count = Field(default=None, description="steps per run on images")
-    text: Count = Field(default=None, description="steps per run on text")
+    images: Count = Field(default=ABSENT, description="steps per run on images")
+    text: Count = Field(default=ABSENT, description="steps per run on text")
 
 
 class Config(Experiment):
@@ -52,9 +53,9 @@ class Config(Experiment):
 
     shards: Count = Field(description="independent jobs; divisors of twice the number of contenders keep them whole")
     # Required for the tasks that have steps, see below.
-    images: Images = Field(default=None)
-    network: Network = Field(default=None)
-    text: Text = Field(default=None)
+    images: Images = Field(default=ABSENT)
+    network: Network = Field(default=ABSENT)
+    text: Text = Field(default=ABSENT)
     steps: Steps
     test_every: TestEvery
     contenders: Several[

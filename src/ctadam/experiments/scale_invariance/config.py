@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from ctadam.experiments.settings import (
+    ABSENT,
     AtLeast2,
     Beta,
     Channels,
@@ -98,8 +99,8 @@ class InvariantModels(Settings):
 
     any_of = ("linear", "mlp")
 
-    linear: Linear = Field(default=None)
-    mlp: MLP = Field(default=None)
+    linear: Linear = Field(default=ABSENT)
+    mlp: MLP = Field(default=ABSENT)
 
 
 class FixedNorms(Training):
