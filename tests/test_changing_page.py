@@ -46,6 +46,7 @@ def test_an_experiment_is_one_folder(changed):
     _, touched = changed
     folders = {path.rpartition("/")[0] for path in touched}
     assert folders == {"src/ctadam/experiments/silence", "workflow/config", "workflow/report"}
+    assert [path for path in touched if path.startswith("workflow/config")] == ["workflow/config/laptop.yaml"]
 
 
 @pytest.mark.slow  # .ci/run calls it by itself

@@ -82,6 +82,15 @@ def test_theory_knows_no_data_predictions_no_outcome_and_measurements_no_theory(
             assert not any("claims" in other or "predict" in other for other in others), module
 
 
+def test_validating_a_configuration_imports_nothing_heavy(root):
+    program = (
+        "import sys; from ctadam.artifact import config; config.resolve('laptop'); "
+        "print({'torch', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A function that writes a small package in the place of ctadam; the closure is computed in it."""

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from ctadam import cli
+from ctadam import cli, experiments
 from ctadam.artifact import config
 from ctadam.errors import ArtifactError
 
@@ -28,6 +28,22 @@ def test_scales_share_one_structure():
         return {path}
 
     assert keys(config.read("smoke")) == keys(config.read("laptop")) == keys(config.read("paper"))
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_the_models_keep_values_and_their_types(scale):
+    resolved = config.resolve(scale, {"k_sweep": {"lr": 1}})
+    for name in config.experiments(scale):
+        dumped = experiments.load(name, "config").Config.model_validate(resolved[name]).model_dump(exclude_unset=True)
+        assert dumped == resolved[name]
+        assert [*map(type, sorted_leaves(dumped))] == [*map(type, sorted_leaves(resolved[name]))]
+
+
+def sorted_leaves(node):
+    """Every single value, in the order of the sorted keys."""
+    if isinstance(node, dict):
+        node = [node[key] for key in sorted(node)]
+    return [leaf for part in node for leaf in sorted_leaves(part)] if isinstance(node, list) else [node]
 
 
 def test_the_file_of_a_scale_says_only_what_differs(root):

@@ -47,7 +47,10 @@ def read(scale):
         ArtifactError: the scale is unknown, or its file is not a YAML mapping.
     """
     path = _file(scale)
-    config, own = read_yaml(_file(COMPLETE)), read_yaml(path)
+    config = read_yaml(_file(COMPLETE))
+    if scale == COMPLETE:
+        return config
+    own = read_yaml(path)
     names = own.pop("experiments", None)
     if names is not None:
         unknown = [name for name in names if name not in EXPERIMENTS]
