@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 
@@ -342,3 +343,33 @@ def test_a_missing_package_is_named(monkeypatch, capsys, tmp_path):
         capsys.readouterr().err.strip()
         == "ctadam: judge needs the package pandas: in the checkout, pip install '.[workflow]'"
     )
+
+
+def test_config_lists_every_parameter_with_its_value_bounds_and_meaning(capsys):
+    from ctadam.artifact import config
+
+    def leaves(node, path):
+        for key, value in node.items():
+            yield from leaves(value, f"{path}.{key}") if isinstance(value, dict) else [f"{path}.{key}"]
+
+    for scale in config.SCALES:
+        assert cli.main(["config", "--scale", scale]) == 0
+        lines = [re.split(" {2,}", line) for line in capsys.readouterr().out.splitlines()]
+        resolved = config.resolve(scale)
+        expected = [key for name in config.experiments(scale) for key in leaves(resolved[name], name)]
+        assert sorted(key for key, *_ in lines) == sorted(expected)
+        assert all(len(cells) == 4 and all(cells) for cells in lines)
+
+
+def test_config_shows_the_values_of_one_experiment_at_a_scale(capsys):
+    assert cli.main(["config", "growth", "--scale", "smoke"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "growth.points  8  integer in [1, inf)  points equally spaced along the normal curve" in [
+        re.sub(" {2,}", "  ", line) for line in lines
+    ]
+    assert len({line.index("number in (") for line in lines if "  number in (" in line}) == 1  # aligned
+
+
+def test_config_of_an_experiment_that_the_scale_does_not_hold_is_one_line(capsys):
+    assert cli.main(["config", "growth", "--scale", "cifar_subset"]) == 1
+    assert capsys.readouterr().err == "ctadam: the scale cifar_subset has no growth (it has baselines, k_sweep)\n"

@@ -62,7 +62,9 @@ def test_the_package_is_two_levels_deep(root):
     assert max(module.count(".") for module, _ in modules(root)) <= 3  # ctadam.experiments.<name>.<stage>
     for name in EXPERIMENTS:
         files = {path.name for path in (root / "src/ctadam/experiments" / name).glob("*.py")}
-        assert files >= {"__init__.py", "runs.py", "predict.py", "measure.py", "claims.py", "figure.py"}, name
+        assert files >= {"__init__.py", "config.py", "runs.py", "predict.py", "measure.py", "claims.py", "figure.py"}, (
+            name
+        )
 
 
 def test_theory_knows_no_data_predictions_no_outcome_and_measurements_no_theory(root):
@@ -78,6 +80,15 @@ def test_theory_knows_no_data_predictions_no_outcome_and_measurements_no_theory(
             known = {other for other in others if room(other) in ("theory", "models", "training", "optim")}
             assert known <= {"ctadam.theory.stability.prefactor"}, module
             assert not any("claims" in other or "predict" in other for other in others), module
+
+
+def test_validating_a_configuration_imports_nothing_heavy(root):
+    program = (
+        "import sys; from ctadam.artifact import config; config.resolve('laptop'); "
+        "print({'torch', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """The command line. Every rule of the workflow is one of these commands, and any of them can be typed by hand.
 
 ``ctadam stability`` answers for a pair of betas; ``run``, ``predict``, ``measure``, ``draw`` and ``judge`` are the five
-stages; ``promote`` turns fresh results into shipped ones, ``results`` lists those, and ``verify`` checks them.
+stages; ``promote`` turns fresh results into shipped ones, ``results`` lists those, and ``verify`` checks them; ``config``
+lists the parameters.
 """
 
 import argparse
@@ -89,15 +90,35 @@ def _experiments(resolved):
     return [name for name in EXPERIMENTS if name in resolved]
 
 
+def _check_held(resolved, experiment):
+    if experiment not in resolved:
+        held = ", ".join(_experiments(resolved))
+        raise ArtifactError(f"the scale {resolved['scale']} has no {experiment} (it has {held})")
+
+
+def _config(args):
+    from ctadam.artifact import config
+
+    resolved = config.resolve(args.scale)
+    if args.experiment:
+        _check_held(resolved, args.experiment)
+    rows = [
+        row
+        for experiment in ([args.experiment] if args.experiment else _experiments(resolved))
+        for row in config.describe(resolved, experiment)
+    ]
+    # The longest lists run over, each in its own line.
+    widths = [max(len(cell) for cell in cells if len(cell) <= 64) for cells in list(zip(*rows, strict=True))[:-1]]
+    for *cells, description in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), description]))
+
+
 def _run(args):
     from ctadam.artifact import config, runner
     from ctadam.storage.manifest import refuse_shipped
 
     resolved = config.resolve(args.scale, config.parse_assignments(args.set))
-    if args.experiment not in resolved:
-        raise ArtifactError(
-            f"the scale {args.scale} has no {args.experiment} (it has {', '.join(_experiments(resolved))})"
-        )
+    _check_held(resolved, args.experiment)
     results = Path(args.out or f"results/fresh/{args.scale}")
     refuse_shipped(results)
     runner.run(
@@ -307,6 +328,10 @@ def _parser():
             "--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter (growth.lr=0.01)"
         )
         sub.add_argument("--device", help="cpu, cuda, …; default: as configured")
+
+    sub = command("config", _config, "List the parameters: value at a scale, what is allowed, meaning.")
+    sub.add_argument("experiment", nargs="?", choices=EXPERIMENTS, help="default: all")
+    sub.add_argument("--scale", choices=SCALES, default="laptop")
 
     sub = command("run", _run, "Train: the raw runs of one experiment, or of one shard of it.")
     sub.add_argument("experiment", choices=EXPERIMENTS)

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from ctadam import cli
+from ctadam import cli, experiments
 from ctadam.artifact import config
 from ctadam.errors import ArtifactError
 
@@ -28,6 +28,68 @@ def test_scales_share_one_structure():
         return {path}
 
     assert keys(config.read("smoke")) == keys(config.read("laptop")) == keys(config.read("paper"))
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_the_models_keep_values_and_their_types(scale):
+    resolved = config.resolve(scale, {"k_sweep": {"lr": 1}})
+    for name in config.experiments(scale):
+        dumped = experiments.load(name, "config").Config.model_validate(resolved[name]).model_dump(exclude_unset=True)
+        assert dumped == resolved[name]
+        assert [*map(type, sorted_leaves(dumped))] == [*map(type, sorted_leaves(resolved[name]))]
+
+
+def sorted_leaves(node):
+    """Every single value, in the order of the sorted keys."""
+    if isinstance(node, dict):
+        node = [node[key] for key in sorted(node)]
+    return [leaf for part in node for leaf in sorted_leaves(part)] if isinstance(node, list) else [node]
+
+
+def test_the_file_of_a_scale_says_only_what_differs(root):
+    def repeated(node, base, path=()):
+        for key, value in node.items():
+            if isinstance(value, dict) and isinstance(base.get(key), dict):
+                yield from repeated(value, base[key], (*path, key))
+            elif key in base and value == base[key]:
+                yield (*path, key)
+
+    complete = config.read_yaml(root / f"workflow/config/{config.COMPLETE}.yaml")
+    for scale in config.SCALES:
+        own = config.read_yaml(root / f"workflow/config/{scale}.yaml")
+        assert scale == config.COMPLETE or not [*repeated(own, complete)], scale
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A function that writes the complete file and that of the smoke scale, and reads the latter."""
+    monkeypatch.setattr(config, "root", lambda: tmp_path)
+    (tmp_path / "workflow/config").mkdir(parents=True)
+
+    def read(complete, smoke):
+        (tmp_path / "workflow/config/laptop.yaml").write_text(complete)
+        (tmp_path / "workflow/config/smoke.yaml").write_text(smoke)
+        return config.read("smoke")
+
+    return read
+
+
+def test_mappings_are_merged_lists_are_replaced_and_null_removes(checkout):
+    complete = "scale: laptop\ngrowth: {seeds: [0, 1], model: {width: 8, heads: 2}, long: {steps: 3}, lr: 0.1}\n"
+    merged = checkout(complete, "scale: smoke\ngrowth: {seeds: [2], model: {width: 4}, long: null}\n")
+    assert merged == {"scale": "smoke", "growth": {"seeds": [2], "model": {"width": 4, "heads": 2}, "lr": 0.1}}
+
+
+def test_a_scale_may_name_its_experiments(checkout):
+    complete = "scale: laptop\ngrowth: {lr: 0.1}\nk_sweep: {lr: 0.2}\n"
+    assert checkout(complete, "scale: smoke\nexperiments: [k_sweep]\n") == {"scale": "smoke", "k_sweep": {"lr": 0.2}}
+    with pytest.raises(ArtifactError, match=r"smoke.yaml: experiments: 'sweep' is not allowed \(allowed: baselines, "):
+        checkout(complete, "scale: smoke\nexperiments: [sweep]\n")
+
+
+def test_the_user_cannot_remove_a_key():
+    message = "growth.lr: None is not allowed (allowed: number in (0, inf))"
+    assert refusal(config.parse_assignments(["growth.lr=null"])) == message
 
 
 @pytest.mark.parametrize(
@@ -70,7 +132,8 @@ def test_a_task_of_the_baselines_is_described_where_it_has_steps():
 
 def test_a_scale_may_hold_some_experiments_but_must_hold_those():
     resolved = config.resolve("cifar_subset")
-    assert set(resolved) == {"scale", "device", *config.PARTIAL["cifar_subset"]}
+    assert list(resolved) == ["scale", "device", "k_sweep", "baselines"]
+    assert config.experiments("cifar_subset") == ["k_sweep", "baselines"]
     del resolved["k_sweep"]
     with pytest.raises(ArtifactError, match=r"k_sweep: missing \(allowed: a mapping\)"):
         config.check(resolved)
@@ -237,11 +300,11 @@ def test_betas_may_be_integers():
     assert (points["last_beta1"] == 0).all()
 
 
-def test_without_jsonschema_nan_is_still_refused(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "jsonschema", None)
+def test_without_pydantic_nan_is_still_refused(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "pydantic", None)
     with caplog.at_level(logging.WARNING, logger="ctadam"):
         config.resolve("smoke", {"growth": {"batch": 2.0}})
-    assert "jsonschema is not installed" in caplog.text
+    assert "pydantic is not installed" in caplog.text
     for value in (math.nan, math.inf):
         assert refusal({"growth": {"seeds": [0, value]}}).startswith(f"growth.seeds.1: {value} is not allowed")
 

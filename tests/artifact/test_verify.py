@@ -103,6 +103,24 @@ def test_a_parameter_that_came_later_is_a_difference_and_no_traceback():
         verify._sample(experiments.load("practice"), parameters | {"protection": protection}, set(), [], None)
 
 
+@pytest.mark.parametrize(
+    "changes, note",
+    [
+        ({"steps": 5}, "tightness.steps: 5 is not allowed (allowed: integer in [20, inf))"),
+        ({"drawz": 5}, "tightness.drawz: 5 is not allowed (unknown key; known: shards, "),
+    ],
+)
+def test_recorded_parameters_that_are_no_longer_valid_are_a_difference(shipped, monkeypatch, changes, note):
+    real = verify.checked_shards
+    monkeypatch.setattr(
+        verify,
+        "checked_shards",
+        lambda *a: {p: r | {"parameters": r["parameters"] | changes} for p, r in real(*a).items()},
+    )
+    check = verify.rerun(shipped, "tightness", device="cpu")
+    assert check.outcome == verify.DIFFERS and note in check.note
+
+
 def test_other_data_cannot_be_compared(shipped, monkeypatch):
     """As in another version of Python, whose documentation is the text."""
     from ctadam.data import text

@@ -1,50 +1,71 @@
-"""The configuration of a scale: found, merged with what the user changed, and checked against the schema.
+"""Read the configuration of a scale, merge the user's changes into it, and validate it with the experiments' models.
 
-Snakemake and the command line read it through the same functions, so a parameter means the same in both.
+Snakemake and the command line use the same functions, so a parameter means the same in both.
 """
 
 import copy
-import json
 import logging
 import math
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from ctadam.errors import ArtifactError
+from ctadam.experiments import EXPERIMENTS, load
 from ctadam.storage.manifest import root
 
 log = logging.getLogger("ctadam")
 
 SCALES = ("smoke", "laptop", "paper", "cifar_subset")
-#: Numbers that are larger, or whose inverse is, mean nothing in any setting, and their powers leave float32.
-LARGEST = 1e18
-#: Scales that hold some of the experiments only.
-PARTIAL = {"cifar_subset": ("k_sweep", "baselines")}
+#: The scale whose file is complete; the files of the others hold only what differs from it.
+COMPLETE = "laptop"
 
 
-@cache
-def _schema(directory):
-    return json.loads((directory / "workflow" / "schemas" / "config.schema.json").read_text(encoding="utf-8"))
-
-
-def _merge(base, changes):
+def _merge(base, changes, *, null_removes=False):
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
+            _merge(base[key], value, null_removes=null_removes)
+        elif value is None and null_removes:
+            base.pop(key, None)
         else:
             base[key] = copy.deepcopy(value)
 
 
-def read(scale):
-    """The configuration file of a scale as it stands, unchecked.
-
-    Raises:
-        ArtifactError: an unknown scale or a file that is no YAML mapping.
-    """
+def _file(scale):
     if scale not in SCALES:
         raise ArtifactError(f"scale: {scale!r} is not allowed (allowed: {', '.join(SCALES)})")
-    path = root() / "workflow" / "config" / f"{scale}.yaml"
-    return read_yaml(path)
+    return root() / "workflow" / "config" / f"{scale}.yaml"
+
+
+def read(scale):
+    """Return the complete configuration of a scale: its file merged onto that of `COMPLETE`, not validated.
+
+    Mappings are merged, lists are replaced, and null removes a key. A list ``experiments`` names the experiments of a scale that
+    does not hold all of them.
+
+    Raises:
+        ArtifactError: the scale is unknown, or its file is not a YAML mapping.
+    """
+    path = _file(scale)
+    config = read_yaml(_file(COMPLETE))
+    if scale == COMPLETE:
+        return config
+    own = read_yaml(path)
+    names = own.pop("experiments", None)
+    if names is not None:
+        unknown = [name for name in names if name not in EXPERIMENTS]
+        if unknown:
+            raise ArtifactError(
+                f"{path}: experiments: {unknown[0]!r} is not allowed (allowed: {', '.join(EXPERIMENTS)})"
+            )
+        config = {key: value for key, value in config.items() if key not in EXPERIMENTS or key in names}
+    _merge(config, own, null_removes=True)
+    return config
+
+
+def experiments(scale):
+    """Return the names of the experiments that a scale holds, in the order of the complete file."""
+    return [name for name in read(scale) if name in EXPERIMENTS]
 
 
 class _DuplicateKey(Exception):
@@ -131,43 +152,62 @@ def resolve(scale, changes=None):
 
 
 def check(config):
-    """Raise an `ArtifactError` for the first value that is not allowed.
+    """Raise an `ArtifactError` for the first value of a whole configuration that is not allowed.
 
-    Without jsonschema, as on a GPU machine where only what the runs need is installed, a warning says so, and only NaN
+    Without pydantic, as on a GPU machine where only what the runs need is installed, a warning says so, and only NaN
     and infinity are refused.
     """
+    scale = config.get("scale")
+    _validate(config, lambda: _model(scale if scale in SCALES else None))
+
+
+def check_section(experiment, parameters):
+    """Raise an `ArtifactError` for the first parameter of an experiment that is not allowed; see `check`."""
+    _validate({experiment: parameters}, lambda: _section_model(experiment))
+
+
+def _validate(config, make_model):
     try:
-        validator = _validator()
+        from pydantic import ValidationError
     except ModuleNotFoundError:
-        log.warning("jsonschema is not installed: the configuration is not checked, except for NaN and infinity")
+        log.warning("pydantic is not installed: the configuration is not checked, except for NaN and infinity")
         for key, value in _numbers(config):
             if not _is_finite(value):
                 raise ArtifactError(f"{key}: {value!r} is not allowed (allowed: a finite number)") from None
         return
-    schema = _schema(root())
-    if config.get("scale") in list(PARTIAL):  # a list, because a mistaken scale may be unhashable
-        schema = {**schema, "required": ["scale", "device", *PARTIAL[config["scale"]]]}
-    errors = sorted(
-        validator(schema).iter_errors(config),
-        key=lambda e: (len(e.absolute_path), list(map(str, e.absolute_path))),
-    )
-    if errors:
-        raise ArtifactError(_explain(errors[0]))
-    for key, value, allowed in _conflicts(config):
-        raise ArtifactError(f"{key}: {value!r} is not allowed (allowed: {allowed})")
+    model = make_model()
+    try:
+        model.model_validate(config)
+    except ValidationError as error:
+        first = min(error.errors(include_url=False), key=_rank)
+        raise ArtifactError(_explain(first, config, _schema(model))) from None
 
 
-def _validator():
-    """Return jsonschema's validator with strict numbers: it would take 2.0 for an integer, and infinity for a number."""
-    from jsonschema import Draft202012Validator, validators
+@cache
+def _model(scale):
+    """Return the model of a whole configuration: one section per experiment, required unless the scale does without."""
+    from pydantic import Field, create_model
 
-    types = Draft202012Validator.TYPE_CHECKER.redefine_many(
-        {
-            "integer": lambda checker, value: isinstance(value, int) and not isinstance(value, bool),
-            "number": lambda checker, value: _is_number(value) and _is_finite(value),
-        }
-    )
-    return validators.extend(Draft202012Validator, type_checker=types)
+    from ctadam.experiments.settings import Settings, String
+
+    known = experiments(COMPLETE)
+    known += [name for name in EXPERIMENTS if name not in known]
+    required = known if scale is None else experiments(scale)
+    sections = {name: (load(name, "config").Config, ... if name in required else Field(default=None)) for name in known}
+    device = Field(description="auto, cpu, cuda, or any other device of torch")
+    return create_model("Configuration", __base__=Settings, scale=Literal[SCALES], device=(String, device), **sections)
+
+
+@cache
+def _section_model(experiment):
+    from pydantic import create_model
+
+    return create_model("Section", **{experiment: (load(experiment, "config").Config, ...)})
+
+
+@cache
+def _schema(model):
+    return model.model_json_schema()
 
 
 def _is_number(value):
@@ -190,105 +230,52 @@ def _numbers(node, path=()):
         yield ".".join(map(str, path)), node
 
 
-def _conflicts(config):
-    """Yield ``(key, value, what is allowed)`` for every value that is in its own range but does not go with another one."""
-    for key, value in _numbers(config):
-        if isinstance(value, int) and value >= 2**63:
-            yield key, value, "an integer below 2^63"
-        elif isinstance(value, float) and (abs(value) > LARGEST or 0 < abs(value) < 1 / LARGEST):
-            yield key, value, f"0, or a size from {1 / LARGEST:g} to {LARGEST:g}"
-    for key, settings in _mappings(config):
-        if {"width", "heads"} <= settings.keys() and settings["width"] % settings["heads"]:
-            yield f"{key}.heads", settings["heads"], f"a divisor of width, {settings['width']}"
-        if key.endswith(".through"):
-            # On an edge of the unit square the normal curve has no points; this close to one, float64 finds none.
-            for name, beta in settings.items():
-                if not 1e-6 <= beta <= 1 - 1e-6:
-                    yield f"{key}.{name}", beta, "number in [1e-06, 0.999999], for a normal curve through the pair"
-    for section, conflicts in _CONFLICTS.items():
-        if section in config:
-            for key, value, allowed in conflicts(config[section]):
-                yield f"{section}.{key}", value, allowed
+#: Error types of pydantic that concern a key of a mapping instead of a value, before those that concern values.
+_OF_KEYS = ("extra_forbidden", "invalid_key", "missing")
 
 
-def _mappings(node, path=()):
-    """Yield ``(key, mapping)`` for every mapping below the top, at any depth."""
-    for key, value in node.items() if isinstance(node, dict) else ():
-        if isinstance(value, dict):
-            yield ".".join((*path, key)), value
-            yield from _mappings(value, (*path, key))
+def _rank(error):
+    """Sort errors: outer ones first, conflicts between values that are valid by themselves last."""
+    of_key = error["type"] in _OF_KEYS
+    path = error["loc"][:-1] if of_key else error["loc"]
+    return error["type"] == "conflict", len(path), list(map(str, path)), error["type"] == "missing"
 
 
-def _trajectory(section):
-    picture, relabel = section["picture"], section["relabel"]
-    if picture["lr"] not in section["lrs"]:
-        yield "picture.lr", picture["lr"], f"one of lrs, {section['lrs']}"
-    # Beyond these powers the unit of time, lr^p, leaves float64.
-    largest = 100 / max(abs(math.log10(relabel["lr"])), 1e-9)
-    for i, p in enumerate(relabel["p"]):
-        if abs(p) > largest:
-            allowed = f"number in [{-largest:.3g}, {largest:.3g}] with relabel.lr {relabel['lr']:g}"
-            yield f"relabel.p.{i}", p, allowed
+def _explain(error, config, schema):
+    """Return one line for an error of pydantic: the key, its value and what is allowed."""
+    kind, details, path = error["type"], error.get("ctx", {}), error["loc"]
+    if details.get("key"):
+        path += tuple(details["key"].split("."))
+    key = ".".join(map(str, path))
+    if kind in ("extra_forbidden", "invalid_key"):
+        node, known = config, _at(schema, path[:-1])["properties"]
+        for part in path:
+            node = node[part]
+        return f"{key}: {node!r} is not allowed (unknown key; known: {', '.join(known)})"
+    if kind == "conflict":
+        return f"{key}: {details['value']!r} is not allowed (allowed: {details['allowed']})"
+    schema = _at(schema, path)
+    if kind in ("missing", "lacking"):
+        return f"{key}: missing (allowed: {_allowed(schema)})"
+    value = error["input"]
+    hint = "; no two equal" if kind == "unique" else _hint(value, schema.get("type"))
+    return f"{key}: {value!r} is not allowed (allowed: {_allowed(schema)}{hint})"
 
 
-def _generalization(section):
-    for task in ("text", "images"):
-        lr, lrs = section[task]["lr"], section[task]["lrs"]
-        if lr not in lrs:
-            yield f"{task}.lr", lr, f"one of lrs, {lrs}"
+def _at(schema, path):
+    """Return the part of a JSON schema that describes the value at a path, with references resolved."""
+    definitions = schema.get("$defs", {})
+
+    def resolved(node):
+        return {**definitions[node["$ref"].rpartition("/")[2]], **node} if "$ref" in node else node
+
+    for part in path:
+        schema = resolved(schema["items"] if "items" in schema else schema["properties"][part])
+    return schema
 
 
-def _practice(section):
-    pair, long = section["pair"], section["long"]
-    if pair["beta2"] == 0 < pair["beta1"]:  # the cap that ε sets to the growth has no formula there
-        yield "pair.beta2", pair["beta2"], "number in (0, 1), unless beta1 is 0"
-    for i, point in enumerate(long["points"]):
-        if point >= long["of"]:
-            yield f"long.points.{i}", point, f"integer below long.of, {long['of']}"
-
-
-def _scale_invariance(section):
-    models, pair, lags = section["models"], section["pair"], section["cosines"]["lags"]
-    for key, settings in {"pair": pair, **{f"models.{name}": model for name, model in models.items()}}.items():
-        lr = max(settings["lrs"])
-        for i, decay in enumerate(settings["weight_decays"]):
-            if lr * decay >= 1:  # a step would turn the weight to its opposite, and the laws of the norm end there
-                yield f"{key}.weight_decays.{i}", decay, f"number in [0, {1 / lr:g}), 1 over the largest of lrs"
-    if not any(pair["weight_decays"]):
-        yield "pair.weight_decays", pair["weight_decays"], "a list with a number above 0"
-    steps = max(model["steps"] for model in models.values())
-    if not any(1 <= lag <= steps for lag in lags):
-        yield "cosines.lags", lags, f"a list with a lag from 1 to {steps}, the most steps of a model"
-
-
-#: Per experiment, the conflicts between values of its section.
-_CONFLICTS = {
-    "trajectory": _trajectory,
-    "generalization": _generalization,
-    "practice": _practice,
-    "scale_invariance": _scale_invariance,
-}
-
-
-def _explain(error):
-    """One line for a schema violation, instead of jsonschema's dump of the schema."""
-    key = ".".join(map(str, error.absolute_path))
-    prefix = f"{key}." if key else ""
-    if error.validator == "additionalProperties":
-        known = error.schema["properties"]
-        unknown = next(name for name in error.instance if name not in known)
-        return f"{prefix}{unknown}: {error.instance[unknown]!r} is not allowed (unknown key; known: {', '.join(known)})"
-    if error.validator == "required":
-        lacking = next(name for name in error.validator_value if name not in error.instance)
-        return f"{prefix}{lacking}: missing (allowed: {_allowed(error.schema['properties'][lacking])})"
-    return f"{key}: {error.instance!r} is not allowed (allowed: {_allowed(error.schema)}{_hint(error)})"
-
-
-def _hint(error):
-    """Return how to write the value, where a likely mistake can be told from it."""
-    value, kind = error.instance, error.schema.get("type")
-    if error.validator == "uniqueItems":
-        return "; no two equal"
+def _hint(value, kind):
+    """Return how to write the value, where it looks like a common mistake."""
     if kind == "integer" and isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         return f"; write {int(value)}"
     if kind in ("integer", "number") and isinstance(value, str):
@@ -303,13 +290,11 @@ def _hint(error):
 
 
 def _allowed(schema):
-    """What a schema permits, in words."""
-    if "$ref" in schema:
-        schema = {**_schema(root())["$defs"][schema["$ref"].rsplit("/", 1)[1]], **schema}
-    if "enum" in schema:
-        return ", ".join(map(str, schema["enum"]))
+    """Return what a JSON schema permits, in words."""
+    if "enum" in schema or "const" in schema:
+        return ", ".join(map(str, schema.get("enum", [schema.get("const")])))
     kind = {"object": "a mapping", "array": "a list", "string": "text", "boolean": "true or false"}.get(
-        schema.get("type"), schema.get("type", "any value")
+        schema.get("type"), schema.get("type", "a mapping")
     )
     if schema.get("type") in ("number", "integer"):
         low, high = schema.get("minimum"), schema.get("maximum")
@@ -321,7 +306,8 @@ def _allowed(schema):
         return f"{kind} in {left}, {right}{multiple}{other}"
     if schema.get("type") == "array" and "items" in schema:
         low, high = schema.get("minItems", 0), schema.get("maxItems")
-        return f"{kind} of {low if low == high else f'at least {low}'}: each {_allowed(schema['items'])}"
+        count = "" if high is None and not low else f" of {low if low == high else f'at least {low}'}"
+        return f"{kind}{count}: each {_allowed(schema['items'])}"
     return kind
 
 
@@ -362,18 +348,36 @@ def changes(files=(), words=()):
     return changes
 
 
-def assignments(scale, config, section):
-    """What ``config`` changes in one section of a scale's file, as the ``KEY=VALUE`` words that say it again."""
-
+def _as_yaml(value):
+    """Return a value in one line of YAML. JSON would write 1e-06, which YAML reads as text."""
     import yaml
+
+    return yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("...\n").strip()
+
+
+def assignments(scale, config, section):
+    """Return what ``config`` changes in one section of a scale's configuration, as ``KEY=VALUE`` words."""
 
     def differences(path, old, new):
         if isinstance(old, dict) and isinstance(new, dict):
             for key, value in new.items():
                 yield from differences(f"{path}.{key}", old.get(key), value)
         elif old != new:
-            # YAML's own form: JSON writes 1e-06, which YAML reads as text.
-            text = yaml.safe_dump(new, default_flow_style=True, width=float("inf")).removesuffix("...\n").strip()
-            yield f"{path}={text}"
+            yield f"{path}={_as_yaml(new)}"
 
     return list(differences(section, read(scale).get(section), config[section]))
+
+
+def describe(config, section):
+    """Return ``(key, value, what is allowed, description)`` for each parameter of a section of a valid configuration."""
+    schema = _schema(_model(config["scale"]))
+
+    def rows(path, value):
+        node = _at(schema, path)
+        if isinstance(value, dict) and "properties" in node:
+            for key in value:
+                yield from rows((*path, key), value[key])
+        else:
+            yield ".".join(path), _as_yaml(value), _allowed(node), node.get("description", "")
+
+    return list(rows((section,), config[section]))

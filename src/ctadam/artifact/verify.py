@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pandas.api.types import is_float_dtype
 
 from ctadam import determinism
-from ctadam.artifact import derive, figures
+from ctadam.artifact import config, derive, figures
 from ctadam.artifact import ledger as claims
 from ctadam.artifact.promote import CONFIG, shipped_experiments
 from ctadam.errors import ArtifactError
@@ -80,11 +80,9 @@ def damage(results):
 
 
 def _check_config(results):
-    from ctadam.artifact.config import read_yaml
-
-    config = read_yaml(results / CONFIG)
+    shipped = config.read_yaml(results / CONFIG)
     for experiment, records in shipped_experiments(results).items():
-        if any(config.get(experiment) != record["parameters"] for record in records):
+        if any(shipped.get(experiment) != record["parameters"] for record in records):
             raise ArtifactError(f"{results / CONFIG} and the provenance of {experiment} name different parameters")
 
 
@@ -182,6 +180,10 @@ def rerun(results, experiment, *, device="auto", seed=0):
     records = checked_shards(results, experiment)
     record, module = next(iter(records.values())), load(experiment)
     parameters = record["parameters"]
+    try:
+        config.check_section(experiment, parameters)
+    except ArtifactError as error:
+        return Check(what, DIFFERS, f"their recorded parameters are not valid now: {error}")
     here = determinism.pick_device(device)
     if (record["device"] == "cpu") != (here.type == "cpu"):
         return Check(what, CANNOT, f"they were made on {record['device']}, and this is {here}")

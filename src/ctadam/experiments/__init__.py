@@ -2,6 +2,7 @@
 
 A folder holds, in the order in which its files are used:
 
+- ``config.py``: ``Config``, the pydantic model of the parameters. It imports nothing heavy;
 - ``runs.py``: ``points(parameters)``, the table of runs that the parameters ask for, one row per run;
   ``run(points, parameters, *, device, progress)``, which does them and returns their records and what belongs in the provenance;
   ``cost(points)``, the units of work for the progress line; and ``SHORTENED = False`` if the first steps of a run depend on how
@@ -21,7 +22,7 @@ EXPERIMENTS = tuple(module.name for module in pkgutil.iter_modules(__path__) if 
 
 
 def load(name, stage="runs"):
-    """Return one module of an experiment: ``runs``, ``predict``, ``measure``, ``claims`` or ``figure``."""
+    """Return one module of an experiment: ``config``, ``runs``, ``predict``, ``measure``, ``claims`` or ``figure``."""
     return importlib.import_module(f"ctadam.experiments.{name}.{stage}")
 
 
