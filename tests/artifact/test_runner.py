@@ -161,13 +161,13 @@ def test_an_unwritable_directory_is_one_line_before_any_work(tmp_path, capsys, m
 
 
 def test_a_shard_runs_alone_with_what_a_gpu_machine_has(root, tmp_path):
-    """No Snakemake, nothing that downloads or draws, no jsonschema, and on a CPU no filelock; the text is read from a path."""
+    """No Snakemake, nothing that downloads or draws, and on a CPU no filelock; the text is read from a path."""
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat, and the dog by the door. " * 200)
     code = (
         "import sys\n"
         "class Absent:\n"
-        "    absent = {'snakemake', 'pooch', 'jsonschema', 'filelock', 'matplotlib', 'seaborn', 'torchvision'}\n"
+        "    absent = {'snakemake', 'pooch', 'filelock', 'matplotlib', 'seaborn', 'torchvision'}\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name.split('.')[0] in self.absent:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
