@@ -68,10 +68,8 @@ def complete(directory):
     return {path.name for path in directory.glob("*.parquet") if is_complete(path)}
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["quadratic", pytest.param("tightness", marks=pytest.mark.slow), pytest.param("growth", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quadratic", "tightness", "growth"])
 def test_a_run_killed_twenty_times_loses_at_most_one_shard_and_ends_in_the_same_bytes(launch, tmp_path, name):
     """SIGKILL at a random moment of a run, and again of the run that resumes it; then the run is allowed to finish."""
     rng = random.Random(0)

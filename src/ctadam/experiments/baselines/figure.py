@@ -50,7 +50,7 @@ def _sensitivity(ax, rows, task):
     guess = rows["guess"].iloc[0]
     ax.axhline(guess, color="0.6", lw=0.8, ls=":", zorder=0)
     look = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 6, "color": "0.4"}
-    ax.annotate("a guess", (0, guess), (3, 2), **look)
+    ax.annotate("chance", (0, guess), (3, 2), **look)
     ax.set(xscale="log", xlabel=r"learning rate $\eta$", ylabel=name, title=f"{task}: sensitivity")
     if task == "text":
         low = (sign * means["value"]).min()

@@ -94,7 +94,7 @@ def _curves(ax, runs, several):
     ax.legend(loc="lower left", handlelength=2.4)
     ax.set(xlabel="step", ylabel="test error", yscale="log")
     _plain(ax)
-    ax.set_title("on the way" + (", without normalization" if several else ""))
+    ax.set_title("training curves" + (", without normalization" if several else ""))
 
 
 def _gains(ax, table):

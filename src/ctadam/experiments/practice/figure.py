@@ -87,8 +87,8 @@ def _holders(ax, steps, run):
     turns = tuple(Line2D([], [], color=_COLORS[i], lw=1.6) for i in (0, 2))
     slope = Line2D([], [], color="k", lw=0.8, ls=style.LINES["paper"])
     look = {"loc": "upper left", "handler_map": {tuple: HandlerTuple(ndivide=None, pad=0)}}
-    ax.legend([turns, slope], ["largest update, by holder", r"slope $\ln\gamma/\!\sqrt{\beta}$"], **look)
-    ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="the word that holds it, steps unseen")
+    ax.legend([turns, slope], ["largest update, by row", r"slope $\ln\gamma/\!\sqrt{\beta}$"], **look)
+    ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="token with the largest update, steps unseen")
     ax.set(xlim=(0, steps["step"].max()), ylim=(0.1, None))
 
 
@@ -165,7 +165,7 @@ def _unseen(ax, runs, table):
         ax.plot(j, line, style.LINES["exact"], color=styles[run.eps][0], lw=1.1, zorder=3)
     lines = [Line2D([], [], color="0.3", label="one gradient, then none")]
     ax.legend(handles=[*_eps_handles(styles), *lines], loc="upper left")
-    ax.set(xlabel="steps for which its token is unseen", ylabel=r"$\|u_n\|_\infty$", title="the cap, where and when")
+    ax.set(xlabel="steps for which its token is unseen", ylabel=r"$\|u_n\|_\infty$", title="cap of the growth by $\\epsilon$")
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.1)
 
@@ -231,7 +231,7 @@ def _protection(ax, table, bare):
     _beside(ax, -1, "loss")
     ax.set_yticks(range(len(groups)), groups.index, fontsize=5.5)
     ax.set_ylim(len(groups) - 0.5, -0.5)
-    ax.set(xscale="log", xlabel=r"largest update, $\max_n\|u_n\|_\infty$", title="what protects")
+    ax.set(xscale="log", xlabel=r"largest update, $\max_n\|u_n\|_\infty$", title="effect of each setting")
     ax.grid(axis="y", lw=0.3, color="0.85")
 
 

@@ -25,7 +25,7 @@ OPPONENTS = style.Table(
         "2adam": (r"2-Adam, $\gamma_2=0$", style.COLORS["paper"], "--", "o"),
         "unsmoothed": (r"… averaging $(g/\!\sqrt{v})^2$", _SETS[1], "-.", "s"),
         "inertial": (r"… rate over $\sqrt{(1+\gamma)/(1-\gamma)}$", style.COLORS["exact"], "-", "^"),
-        "tensor": ("… and one number a weight", _SETS[2], (0, (5, 1, 1, 1, 1, 1)), "D"),
+        "tensor": ("… and one average per weight", _SETS[2], (0, (5, 1, 1, 1, 1, 1)), "D"),
     },
 )
 BATCHINGS = {"minibatch": "-", "full": "--"}
