@@ -88,7 +88,9 @@ def _holders(ax, steps, run):
     slope = Line2D([], [], color="k", lw=0.8, ls=style.LINES["paper"])
     look = {"loc": "upper left", "handler_map": {tuple: HandlerTuple(ndivide=None, pad=0)}}
     ax.legend([turns, slope], ["largest update, by row", r"slope $\ln\gamma/\!\sqrt{\beta}$"], **look)
-    ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="token with the largest update, steps unseen")
+    ax.set(
+        yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="token with the largest update, steps unseen"
+    )
     ax.set(xlim=(0, steps["step"].max()), ylim=(0.1, None))
 
 
@@ -165,7 +167,11 @@ def _unseen(ax, runs, table):
         ax.plot(j, line, style.LINES["exact"], color=styles[run.eps][0], lw=1.1, zorder=3)
     lines = [Line2D([], [], color="0.3", label="one gradient, then none")]
     ax.legend(handles=[*_eps_handles(styles), *lines], loc="upper left")
-    ax.set(xlabel="steps for which its token is unseen", ylabel=r"$\|u_n\|_\infty$", title="cap of the growth by $\\epsilon$")
+    ax.set(
+        xlabel="steps for which its token is unseen",
+        ylabel=r"$\|u_n\|_\infty$",
+        title="cap of the growth by $\\epsilon$",
+    )
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.1)
 
