@@ -117,7 +117,14 @@ def sabotage(directory):
 
 
 @pytest.mark.parametrize(
-    "times, force", [("natural", []), ("natural", ["-F"]), ("raw older", []), ("raw newer", []), ("random", [])]
+    "times, force",
+    [
+        ("natural", ["-F"]),
+        ("raw newer", []),
+        ("random", []),
+        pytest.param("natural", [], marks=pytest.mark.slow),
+        pytest.param("raw older", [], marks=pytest.mark.slow),
+    ],
 )
 def test_cached_targets_never_train(clone, tmp_path, times, force):
     """File times as a clone may leave them, with and without -F: every cached target."""
@@ -145,6 +152,7 @@ def without_network():
     return words if works else []
 
 
+@pytest.mark.slow
 def test_what_is_made_from_shipped_runs_is_compared_and_no_tracked_file_changes(clone, tmp_path):
     """Training rules would fail if run. The shipped picture is no picture here, and the comparison says so."""
     here = fresh_clone(clone, tmp_path)
@@ -288,7 +296,7 @@ TRAINED_BY_TRAINER = set(EXPERIMENTS) - {"quadratic", "tightness", "trajectory"}
 @pytest.mark.parametrize(
     "file, expected",
     [
-        ("experiments/tightness/runs.py", {"train_tightness"}),
+        pytest.param("experiments/tightness/runs.py", {"train_tightness"}, marks=pytest.mark.slow),
         ("experiments/k_sweep/runs.py", {"train_k_sweep", "train_baselines"}),
         (
             "training/torch_optimizers.py",
@@ -296,7 +304,7 @@ TRAINED_BY_TRAINER = set(EXPERIMENTS) - {"quadratic", "tightness", "trajectory"}
         ),
         ("optim/fused.py", set()),
         ("analysis/slopes.py", {"measure_growth", "measure_practice", "draw_fig2", "draw_fig8"}),
-        ("theory/flow.py", {"train_trajectory", "predict_trajectory"}),
+        pytest.param("theory/flow.py", {"train_trajectory", "predict_trajectory"}, marks=pytest.mark.slow),
     ],
 )
 def test_an_edit_plans_what_imports_the_module(clone, file, expected):
@@ -321,7 +329,7 @@ def test_a_run_that_is_missing_is_made_again(clone):
     kept = shard.read_bytes(), shard.stat()
     shard.unlink()
     try:
-        for target in ([], ["claims"], ["figures"], ["fig7"]):
+        for target in ([], ["fig7"]):
             jobs = planned(snakemake(clone, "-n", "--config", "scale=smoke", "--", *target))
             assert jobs["train_tightness"] == 1 and "train_growth" not in jobs, target
     finally:

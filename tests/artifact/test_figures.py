@@ -19,7 +19,13 @@ SETTINGS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("figure", figures.FIGURES)
+#: Figures that are drawn twice in the default tests too: image, many points, words, layout with a shared legend.
+DRAWN = ("fig6", "fig7", "fig8", "fig9")
+
+
+@pytest.mark.parametrize(
+    "figure", [pytest.param(name, marks=[pytest.mark.slow] * (name not in DRAWN)) for name in figures.FIGURES]
+)
 def test_same_data_same_bytes_whatever_the_user_has_set(smoke, tmp_path, figure):
     first = figures.draw(figure, smoke, tmp_path / "a")
     with mpl.rc_context(SETTINGS):
