@@ -1,8 +1,8 @@
-"""The command line. Every rule of the workflow is one of these commands, and any of them can be typed by hand.
+"""Define the command line. Every rule of the workflow calls one of its commands, and each can be called by hand.
 
-``ctadam stability`` answers for a pair of betas; ``run``, ``predict``, ``measure``, ``draw`` and ``judge`` are the five
-stages; ``promote`` turns fresh results into shipped ones, ``results`` lists those, and ``verify`` checks them; ``config``
-lists the parameters.
+``ctadam stability`` checks a pair of betas. ``run``, ``predict``, ``measure``, ``draw`` and ``judge`` are the stages of the
+workflow. ``promote`` ships fresh results, ``results`` lists the shipped ones, and ``verify`` checks them. ``config`` lists the
+parameters.
 """
 
 import argparse
@@ -14,23 +14,26 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 from ctadam import __version__
 from ctadam.errors import ArtifactError
 
 log = logging.getLogger("ctadam")
 
-# Imports of anything heavy stand inside the commands: asking about two betas should not wait for torch.
+# Heavy modules are imported inside the commands, so that `ctadam stability` does not wait for torch.
 
 
-def _decimal(value):
-    """A float as short as it can be typed without becoming another one."""
+def _decimal(value: float) -> str:
+    """Format a float with as few digits as possible such that it parses to the same value."""
     short = f"{value:g}"
     return short if float(short) == value else repr(value)
 
 
-def _stability(args):
+def _stability(args: argparse.Namespace) -> None:
+    """Print the coefficients, bounds and growth rate of a pair of betas."""
     import numpy as np
 
     from ctadam.theory import stability
@@ -38,7 +41,10 @@ def _stability(args):
     beta1, beta2 = args.betas
     pair = {"beta1": beta1, "beta2": beta2}
     try:
-        c = {law: stability.stability_coefficient(**pair, law=law) for law in ("paper", "exact")}
+        c: dict[stability.Law, Any] = {
+            "paper": stability.stability_coefficient(**pair, law="paper"),
+            "exact": stability.stability_coefficient(**pair, law="exact"),
+        }
     except ValueError as error:
         raise ArtifactError(f"--betas: {error}") from error
     rate = {law: stability.growth_rate(**pair, law=law) for law in c}
@@ -50,13 +56,13 @@ def _stability(args):
         ("verdict", verdict.value),
     ]
 
-    def bound(step):
+    def bound(step: float) -> str:
         exact, paper = (stability.update_bound(**pair, step=step, law=law) for law in ("exact", "paper"))
         return f"{exact:.6g} (paper's law: {paper:.6g})"
 
     rows.append(("bound on |u|, any step", bound(np.inf)))
     if args.steps is not None:
-        # Python's whole numbers go beyond float64's range.
+        # Python's integers may exceed float64's range.
         rows.append((f"bound on |u|, step {args.steps}", bound(float(min(args.steps - 1, sys.float_info.max)))))
     rows.append(("growth rate per step", f"{rate['exact']:.6g} (paper's law: {rate['paper']:.6g})"))
     nearest = stability.nearest_stable_beta2(**pair)
@@ -83,20 +89,22 @@ def _stability(args):
         print(f"{name:<{width}}  {value}")
 
 
-def _experiments(resolved):
-    """The experiments that a configuration holds."""
+def _experiments(resolved: Mapping[str, Any]) -> list[str]:
+    """Return the names of a configuration's experiments."""
     from ctadam.experiments import EXPERIMENTS
 
     return [name for name in EXPERIMENTS if name in resolved]
 
 
-def _check_held(resolved, experiment):
+def _check_held(resolved: Mapping[str, Any], experiment: str) -> None:
+    """Raise an `ArtifactError` if a configuration lacks an experiment."""
     if experiment not in resolved:
         held = ", ".join(_experiments(resolved))
         raise ArtifactError(f"the scale {resolved['scale']} has no {experiment} (it has {held})")
 
 
-def _config(args):
+def _config(args: argparse.Namespace) -> None:
+    """List parameters."""
     from ctadam.artifact import config
 
     resolved = config.resolve(args.scale)
@@ -107,13 +115,14 @@ def _config(args):
         for experiment in ([args.experiment] if args.experiment else _experiments(resolved))
         for row in config.describe(resolved, experiment)
     ]
-    # The longest lists run over, each in its own line.
+    # Cells of more than 64 characters do not widen their column.
     widths = [max(len(cell) for cell in cells if len(cell) <= 64) for cells in list(zip(*rows, strict=True))[:-1]]
     for *cells, description in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), description]))
 
 
-def _run(args):
+def _run(args: argparse.Namespace) -> None:
+    """Train the runs of an experiment."""
     from ctadam.artifact import config, runner
     from ctadam.storage.manifest import refuse_shipped
 
@@ -127,7 +136,7 @@ def _run(args):
     )  # fmt: skip
 
 
-def _derive(args, name):
+def _derive(args: argparse.Namespace, name: str) -> None:
     """Write one derived table of an experiment."""
     from ctadam.artifact import derive
     from ctadam.storage.manifest import refuse_shipped
@@ -138,8 +147,15 @@ def _derive(args, name):
 
 
 @contextlib.contextmanager
-def _columns(results):
-    """Report a lookup that failed in one line: in a table of results, or in one of the tables that the code holds."""
+def _columns(results: str | Path) -> Iterator[None]:
+    """Convert failed lookups within a ``with`` block into errors of one line.
+
+    Args:
+        results: directory of the results, for the message.
+
+    Raises:
+        ArtifactError: if a column of a table or a key of a constant of this package is missing.
+    """
     try:
         yield
     except (KeyError, NameError) as error:  # NameError: pandas' query
@@ -154,14 +170,19 @@ def _columns(results):
         ) from error
 
 
-def _constant(error):
-    """File and name of the constant of this package, such as ``AVERAGES``, in which a key was not found; None if the
-    lookup was another one, such as that of a column in a table."""
+def _constant(error: BaseException) -> str | None:
+    """Return file and name of the constant of this package in which a key was not found.
+
+    Returns:
+        Text such as ``experiments/growth/figure.py: AVERAGES``. None if another lookup failed, such as that of a column.
+    """
     frame = traceback.extract_tb(error.__traceback__)[-1]
     package = Path(__file__).parent
-    if not Path(frame.filename).is_relative_to(package) or frame.colno is None or frame.end_lineno != frame.lineno:
+    if not Path(frame.filename).is_relative_to(package):
         return None
-    # Columns are counted in bytes.
+    if frame.lineno is None or frame.colno is None or frame.end_lineno != frame.lineno:
+        return None
+    # Traceback columns count bytes, not characters.
     line = linecache.getline(frame.filename, frame.lineno).encode()
     name = line[frame.colno : frame.end_colno].decode(errors="replace").partition("[")[0]
     if not name.rpartition(".")[2].isupper():
@@ -169,15 +190,18 @@ def _constant(error):
     return f"{Path(frame.filename).relative_to(package).as_posix()}: {name}"
 
 
-def _predict(args):
+def _predict(args: argparse.Namespace) -> None:
+    """Write the predictions of an experiment."""
     _derive(args, "predictions")
 
 
-def _measure(args):
+def _measure(args: argparse.Namespace) -> None:
+    """Write the measurements of an experiment."""
     _derive(args, "measurements")
 
 
-def _draw(args):
+def _draw(args: argparse.Namespace) -> None:
+    """Draw one figure."""
     from ctadam.artifact.figures import draw
     from ctadam.storage.manifest import refuse_shipped
 
@@ -188,7 +212,8 @@ def _draw(args):
         log.info("%s", path)
 
 
-def _judge(args):
+def _judge(args: argparse.Namespace) -> None:
+    """Judge claims, and write and print the ledger."""
     from ctadam.artifact import ledger as claims
     from ctadam.artifact.report import ledger_text
     from ctadam.storage.manifest import refuse_shipped
@@ -197,7 +222,7 @@ def _judge(args):
     with _columns(args.results):
         ledger = claims.judge(args.results, args.experiments, args.figure)
     if args.shipped:
-        # A damaged file of ours is no reason to end your run without its verdicts.
+        # A damaged shipped file must not cost users the verdicts on their own runs.
         try:
             ledger = claims.beside(ledger, args.shipped)
         except ArtifactError as error:
@@ -207,19 +232,23 @@ def _judge(args):
     log.info("%s: %d claims", path, len(ledger))
 
 
-def _promote(args):
+def _promote(args: argparse.Namespace) -> None:
+    """Ship fresh runs, and remake the shipped tables, figures and ledger."""
     from ctadam.artifact import config
     from ctadam.artifact.promote import promote, renew
 
     experiments = args.experiments or (None if args.derived else _experiments(config.resolve(args.scale)))
-    written = [] if args.derived else promote(args.scale, experiments=experiments, force=args.force)
+    written = (
+        [] if args.derived or experiments is None else promote(args.scale, experiments=experiments, force=args.force)
+    )
     with _columns(f"results/cached/{args.scale}"):
         written += renew(args.scale, experiments=experiments)
     for path in written:
         log.info("%s", path)
 
 
-def _compare(args):
+def _compare(args: argparse.Namespace) -> None:
+    """Compare redrawn results with the shipped ones."""
     from ctadam.artifact import verify
 
     differences = 0
@@ -230,7 +259,8 @@ def _compare(args):
         raise ArtifactError(f"{differences} of these differ from what is shipped")
 
 
-def _results(args):
+def _results(args: argparse.Namespace) -> None:
+    """List shipped runs, or show one experiment's."""
     from ctadam.artifact import report
     from ctadam.storage.manifest import root
 
@@ -242,7 +272,8 @@ def _results(args):
         print(report.listing(cached, scale or None))
 
 
-def _verify(args):
+def _verify(args: argparse.Namespace) -> None:
+    """Verify the shipped results of a scale."""
     from ctadam.artifact import verify
     from ctadam.storage.manifest import root
 
@@ -267,14 +298,16 @@ def _verify(args):
     )
 
 
-def _readme(args):
+def _readme(args: argparse.Namespace) -> None:
+    """Update the README's table of figures."""
     from ctadam.artifact import report as pages
     from ctadam.storage.manifest import root
 
     log.info("%s", pages.update_readme(root()))
 
 
-def _pages(args):
+def _pages(args: argparse.Namespace) -> None:
+    """Write the report's HTML pages."""
     from ctadam.artifact import report as pages
     from ctadam.storage.manifest import refuse_shipped
 
@@ -283,7 +316,8 @@ def _pages(args):
         log.info("%s", path)
 
 
-def _shard(text):
+def _shard(text: str) -> tuple[int, int]:
+    """Parse ``I/N``."""
     try:
         shard, shards = map(int, text.split("/"))
     except ValueError:
@@ -293,150 +327,181 @@ def _shard(text):
     return shard, shards
 
 
-def _positive(text):
+def _positive(text: str) -> int:
+    """Parse a positive integer."""
     if not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     from ctadam.artifact.config import SCALES
     from ctadam.artifact.figures import FIGURES
     from ctadam.experiments import EXPERIMENTS
 
-    # Not the docstring: python -OO drops it.
-    description = "Check betas; train, predict, measure, draw and judge. Each rule of the workflow calls one of these."
+    # Not taken from the docstring, which python -OO drops.
+    description = (
+        "Check betas; train, predict, measure, draw and judge. Each rule of the workflow calls one of these commands."
+    )
     parser = argparse.ArgumentParser(prog="ctadam", description=description)
     parser.add_argument("--version", action="version", version=f"ctadam {__version__}")
-    parser.add_argument("--log", metavar="FILE", help="write progress and errors to FILE as well")
+    parser.add_argument("--log", metavar="FILE", help="also write progress and errors to FILE")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name, function, text):
+    def command(name: str, function: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(function=function)
         return sub
 
     sub = command(
-        "stability", _stability, "Are these betas stable? Coefficients, bounds and growth rate of Adam's update."
+        "stability", _stability, "Check a pair of betas: print coefficients, bounds and growth rate of Adam's update."
     )
-    sub.add_argument("--betas", nargs=2, type=float, required=True, metavar=("BETA1", "BETA2"), help="torch's order")
-    sub.add_argument("--steps", type=_positive, metavar="N", help="also the bound at step N (the first is 1)")
+    sub.add_argument("--betas", nargs=2, type=float, required=True, metavar=("BETA1", "BETA2"), help="in torch's order")
+    sub.add_argument(
+        "--steps", type=_positive, metavar="N", help="also print the bound at step N (the first step is 1)"
+    )
 
-    def configured(sub):
+    def configured(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--scale", choices=SCALES, default="laptop")
         sub.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter (growth.lr=0.01)"
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="change a parameter, such as growth.lr=0.01"
         )
-        sub.add_argument("--device", help="cpu, cuda, …; default: as configured")
+        sub.add_argument("--device", help="torch device; default: as configured")
 
-    sub = command("config", _config, "List the parameters: value at a scale, what is allowed, meaning.")
+    sub = command("config", _config, "List the parameters with value, allowed values and meaning.")
     sub.add_argument("experiment", nargs="?", choices=EXPERIMENTS, help="default: all")
     sub.add_argument("--scale", choices=SCALES, default="laptop")
 
-    sub = command("run", _run, "Train: the raw runs of one experiment, or of one shard of it.")
+    sub = command("run", _run, "Train the runs of one experiment, or of one shard of it.")
     sub.add_argument("experiment", choices=EXPERIMENTS)
     configured(sub)
     sub.add_argument(
-        "--shard", type=_shard, metavar="I/N", help="only the I-th of N parts; else all, keeping complete ones"
+        "--shard", type=_shard, metavar="I/N", help="run only shard I of N; default: all shards that are not complete"
     )
     sub.add_argument("--out", metavar="DIR", help="results directory; default: results/fresh/SCALE")
 
     for name, function, text in (
-        ("predict", _predict, "What theory says about an experiment's runs, from their parameters alone."),
-        ("measure", _measure, "What an experiment's runs show."),
+        (
+            "predict",
+            _predict,
+            "Write the theoretical predictions for an experiment's runs, from their parameters alone.",
+        ),
+        ("measure", _measure, "Write the measurements of an experiment's runs."),
     ):
         sub = command(name, function, text)
         sub.add_argument("experiment", choices=EXPERIMENTS)
-        sub.add_argument("results", metavar="RESULTS", help="results of one scale, such as results/fresh/laptop")
+        sub.add_argument(
+            "results", metavar="RESULTS", help="results directory of one scale, such as results/fresh/laptop"
+        )
 
     sub = command("draw", _draw, "Draw one figure as PDF and PNG.")
     sub.add_argument("figure", choices=FIGURES)
     sub.add_argument("results", metavar="RESULTS")
     sub.add_argument("--out", required=True, metavar="DIR")
 
-    sub = command("judge", _judge, "Hold measurements against predictions, claim by claim, and write the ledger.")
+    sub = command("judge", _judge, "Judge each claim by comparing measurements with predictions, and write the ledger.")
     sub.add_argument("results", metavar="RESULTS")
     sub.add_argument(
         "--experiments",
         nargs="+",
         choices=EXPERIMENTS,
         metavar="EXPERIMENT",
-        help="only the claims of these; default: all",
+        help="judge only the claims of these experiments; default: all",
     )
-    sub.add_argument("--figure", choices=FIGURES, help="only the claims that this figure shows")
-    sub.add_argument("--shipped", metavar="CSV", help="a ledger whose values are shown beside these")
+    sub.add_argument("--figure", choices=FIGURES, help="judge only the claims that this figure shows")
+    sub.add_argument("--shipped", metavar="CSV", help="also show the values of this shipped ledger")
 
-    sub = command("compare", _compare, "Compare tables, figures and ledger in results/redrawn with what is shipped.")
+    sub = command("compare", _compare, "Compare tables, figures and ledger in results/redrawn with the shipped ones.")
     sub.add_argument("scale", choices=SCALES)
     sub.add_argument(
-        "--figure", choices=FIGURES, help="only this figure, its tables and its claims; default: everything"
+        "--figure", choices=FIGURES, help="compare only this figure, its tables and its claims; default: everything"
     )
 
-    sub = command("results", _results, "List the shipped runs, or show the provenance and summary of one experiment's.")
+    sub = command(
+        "results", _results, "List the shipped runs, or show provenance and summary of one experiment's runs."
+    )
     sub.add_argument(
         "which", nargs="?", metavar="SCALE[/EXPERIMENT]", help="such as laptop or laptop/growth; default: list all"
     )
 
-    sub = command("verify", _verify, "Check the shipped results: all hashes, and a sample of the runs made again here.")
+    sub = command(
+        "verify", _verify, "Verify the shipped results: check all hashes, and rerun a sample on this machine."
+    )
     sub.add_argument("scale", nargs="?", choices=SCALES, default="laptop")
-    sub.add_argument("--seed", type=int, metavar="N", help="which sample; default: another each time")
-    sub.add_argument("--device", default="auto", help="cpu, cuda, …; default: auto")
+    sub.add_argument("--seed", type=int, metavar="N", help="seed of the sample; default: a new one each time")
+    sub.add_argument("--device", default="auto", help="torch device; default: auto")
 
-    command("readme", _readme, "Renew the README's table of figures from the shipped results.")
+    command("readme", _readme, "Update the README's table of figures from the shipped results.")
 
-    sub = command("pages", _pages, "Write the ledger and the provenance of results as HTML, for the report.")
+    sub = command("pages", _pages, "Write the report's HTML pages: ledger and provenance.")
     sub.add_argument("results", metavar="RESULTS")
 
     sub = command(
-        "promote", _promote, "Ship complete fresh runs of a scale, with tables, figures and ledger made from them."
+        "promote", _promote, "Ship complete fresh runs of a scale, and the tables, figures and ledger made from them."
     )
     sub.add_argument("scale", choices=SCALES)
     sub.add_argument("experiments", nargs="*", choices=[[], *EXPERIMENTS], metavar="EXPERIMENT", help="default: all")
-    sub.add_argument("--force", action="store_true", help="replace what is there")
+    sub.add_argument("--force", action="store_true", help="replace runs that are already shipped")
     sub.add_argument(
-        "--derived", action="store_true", help="ship no runs: make tables, figures and ledger of the shipped ones again"
+        "--derived",
+        action="store_true",
+        help="ship no runs, only remake tables, figures and ledger from the shipped runs",
     )
     return parser
 
 
-#: Commands whose result is a file; what they print besides is only a view of it.
+#: Commands that write their result to a file and print a view of it.
 _WRITE_FILES = ("judge",)
 
 
 class _Output:
-    """A stream that keeps the first error of writing to it instead of raising it, so that no command ends halfway."""
+    """Text stream that records the first write error instead of raising it, so that no command is cut short.
 
-    def __init__(self, stream):
-        self._stream, self.error = stream, None
+    Args:
+        stream: the underlying stream. None if it was closed before Python started.
+    """
 
-    def __getattr__(self, name):
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         self._attempt("write", text)
         return len(text)
 
-    def flush(self):
+    def flush(self) -> None:
         self._attempt("flush")
 
-    def _attempt(self, name, *args):
-        if self._stream is None:  # closed before Python started
+    def _attempt(self, name: str, *args: Any) -> None:
+        """Call a method of the stream, and record its error."""
+        if self._stream is None:
             return
         try:
             getattr(self._stream, name)(*args)
         except OSError as error:
             self.error = self.error or error
-            # What is left in the buffer would fail once more at exit, and Python would report it.
+            # Otherwise the rest of the buffer would fail again at exit, and Python would report it.
             with contextlib.suppress(OSError, ValueError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())
                 os.close(null)
 
 
-def main(argv=None):
-    """Run one command; the exit status is 0, or 1 for an error that the message explains."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; those of the process if None.
+
+    Returns:
+        Exit status: 0, or 1 after an error, which was logged.
+    """
     for stream in (sys.stdout, sys.stderr):
-        # A terminal or log that lacks "≤" or "γ" must not cost the command; not every stand-in can be reconfigured.
+        # A command must not fail because the terminal cannot encode "≤" or "γ". Replaced streams may lack this method.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     output = _Output(sys.stdout)
@@ -448,9 +513,10 @@ def main(argv=None):
         _Output(sys.stderr).flush()
 
 
-def _main(argv, output):
+def _main(argv: Sequence[str] | None, output: _Output) -> int:
+    """Parse the arguments, set up logging and run the command; see `main`."""
     args = _parser().parse_args(argv)
-    handlers = [logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     try:
         if args.log:
             Path(args.log).parent.mkdir(parents=True, exist_ok=True)
@@ -476,8 +542,8 @@ def _main(argv, output):
         log.exception("ctadam: %s failed", args.command)
         return 1
     output.flush()
-    if output.error is None or output.error.errno == errno.EPIPE:  # EPIPE: the reader, such as `head`, has had enough
+    if output.error is None or output.error.errno == errno.EPIPE:  # EPIPE: the reader, such as `head`, closed the pipe
         return 0
     log.error("ctadam: cannot write to standard output: %s", output.error.strerror)
-    # Where the result is a file it is complete, and a failure would make Snakemake delete it.
+    # A result file is complete by now, and Snakemake would delete it after a failure.
     return 0 if args.command in _WRITE_FILES else 1

@@ -1,1 +1,1 @@
-"""Instruments that experiments share: intervals, ranks, slopes, verdicts and the style of the figures."""
+"""Statistics, verdicts and figure style that the experiments share."""

@@ -1,71 +1,109 @@
-"""Rules that turn intervals, and runs of which some are not finite, into verdicts; and numbers as text for the ledger."""
+"""Turn intervals and partly non-finite runs into verdicts, and format numbers for the ledger."""
 
 import warnings
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome
 
 
-def holds(condition):
-    """Return the verdict of a rule without an interval: whether a condition, or each of several, is met."""
+def holds(condition: ArrayLike) -> str:
+    """Return the verdict of a rule without an interval.
+
+    Args:
+        condition: bool, or array of bool.
+
+    Returns:
+        ``reproduced`` if every condition is met, else ``contradicted``.
+    """
     return REPRODUCED if np.all(condition) else CONTRADICTED
 
 
-def decide(low, high, good):
-    """Verdict for a statistic with an interval: ``good`` says whether a value satisfies the rule."""
-    # A comparison with NaN is False, which is neither good nor bad.
+def decide(low: float, high: float, good: Callable[[float], Any]) -> str:
+    """Return the verdict for a statistic with an interval.
+
+    Args:
+        low: lower end of the interval.
+        high: upper end of the interval.
+        good: function that tells whether a value satisfies the rule.
+
+    Returns:
+        ``reproduced`` if both ends satisfy the rule, ``contradicted`` if neither does. ``inconclusive`` if only one does or an
+        end is NaN.
+    """
+    # Comparisons with NaN are False, which would read as a violated rule.
     if np.isnan(low) or np.isnan(high):
         return INCONCLUSIVE
     ends = {bool(good(low)), bool(good(high))}
     return INCONCLUSIVE if len(ends) == 2 else REPRODUCED if ends.pop() else CONTRADICTED
 
 
-def within(deviation, half, tolerance):
-    """Verdict for "within ± tolerance", for a deviation known to ± half."""
+def within(deviation: float, half: float, tolerance: float) -> str:
+    """Return the verdict of the rule |deviation| ≤ tolerance, given the half width of the deviation's interval.
+
+    Args:
+        deviation: measured deviation from the prediction.
+        half: half width of its interval, in the same unit.
+        tolerance: largest deviation that the rule allows, in the same unit.
+    """
     if abs(deviation) + half <= tolerance:
         return REPRODUCED
     return CONTRADICTED if abs(deviation) - half > tolerance else INCONCLUSIVE
 
 
-def worst(verdicts):
-    """The verdict of a rule with several parts: contradicted if one is, reproduced only if all are; open if there is none."""
+def worst(verdicts: Collection[str]) -> str:
+    """Combine the verdicts of a rule's parts.
+
+    Returns:
+        ``contradicted`` if any part is, ``reproduced`` if all parts are, else ``inconclusive``. No parts are ``inconclusive``.
+    """
     if not verdicts:
         return INCONCLUSIVE
     return next((v for v in (CONTRADICTED, INCONCLUSIVE) if v in verdicts), REPRODUCED)
 
 
-def finite(runs, *columns):
-    """Whether each run stayed finite: it never diverged, and its values in ``columns`` are finite.
+def finite(runs: pd.DataFrame, *columns: str) -> pd.Series:
+    """Return whether each run stayed finite: it never diverged, and its values in ``columns`` are finite.
 
     Args:
-        runs: DataFrame, one row per run; ``diverged_at`` is read where there is such a column.
+        runs: DataFrame, one row per run. The column ``diverged_at`` is optional.
         *columns: names of measured columns.
 
     Returns:
-        Series of bool.
+        Series of bool with the index of ``runs``.
     """
-    good = np.isfinite(runs[list(columns)].astype(float)).all(axis=1)
+    good = pd.Series(np.isfinite(runs[list(columns)].astype(float)).all(axis=1))
     return good & ~(runs["diverged_at"] >= 0) if "diverged_at" in runs else good
 
 
-def by_finite_runs(prediction, evidence, lost, rule, *, none="no run"):
+def by_finite_runs(
+    prediction: str,
+    evidence: pd.DataFrame,
+    lost: pd.Series,
+    rule: Callable[[pd.DataFrame], Outcome],
+    *,
+    none: str = "no run",
+) -> Outcome:
     """Judge a claim by its finite evidence.
 
-    A run that is not finite shows neither that a value was small nor that it was large. Without finite evidence the verdict is
-    inconclusive. If some runs are lost, the rest can contradict the claim but not reproduce it.
+    A non-finite run shows neither a small nor a large value. Without finite evidence the verdict is inconclusive. If some runs
+    are lost, the remaining ones can contradict the claim but not reproduce it.
 
     Args:
-        prediction: text for the ledger.
+        prediction: the prediction as text for the ledger.
         evidence: DataFrame that holds only finite evidence.
-        lost: Series of bool, one entry per judged run: whether it is not finite.
+        lost: Series of bool, one entry per judged run, True where the run is not finite.
         rule: function from ``evidence`` to an `Outcome`.
-        none: note for the ledger if no run is judged at all.
+        none: note for the ledger if there are no runs to judge.
 
     Returns:
-        `Outcome`; its note says how many of the judged runs were lost.
+        `Outcome` whose note counts the lost runs.
     """
     count = f"{int(lost.sum()):,} of {len(lost):,} runs not finite" if lost.any() else ""
     if evidence.empty:
@@ -77,38 +115,62 @@ def by_finite_runs(prediction, evidence, lost, rule, *, none="no run"):
     return replace(outcome, verdict=verdict, note="; ".join(filter(None, (count, outcome.note))))
 
 
-def most(values):
-    """The largest of some values; infinite if one is not a number, which is no evidence that it was small."""
+def most(values: ArrayLike) -> float:
+    """Return the maximum, or inf if a value is NaN, because NaN is no evidence of a small value.
+
+    Raises:
+        ValueError: if there are no values.
+    """
     values = np.asarray(values, dtype=np.float64)
     return float("inf") if np.isnan(values).any() else float(values.max())
 
 
-def bootstrap(function, *columns):
-    """95 % BCa interval of a statistic over runs, from 9,999 resamples with a fixed seed."""
-    columns = tuple(np.asarray(c, dtype=np.float64) for c in columns)
-    value = float(function(*columns)) if len(columns[0]) else np.nan
-    # One value has no spread, and what is not finite for all runs is not made so by leaving some out.
-    if len(columns[0]) < 2 or not np.isfinite(value):
+def bootstrap(function: Callable[..., float], *columns: ArrayLike) -> tuple[float, float, float]:
+    """Return a statistic over runs with its 95 % BCa bootstrap interval, from 9,999 resamples with a fixed seed.
+
+    Args:
+        function: statistic of the columns, such as ``np.median``.
+        *columns: arrays of equal length, one entry per run, resampled together.
+
+    Returns:
+        ``(value, low, high)``. The interval is (−inf, inf) with fewer than two runs or a non-finite value. It is the percentile
+        interval where BCa is undefined.
+    """
+    arrays = tuple(np.asarray(c, dtype=np.float64) for c in columns)
+    value = float(function(*arrays)) if len(arrays[0]) else np.nan
+    # One run has no spread. A statistic that is not finite over all runs has no meaningful resamples.
+    if len(arrays[0]) < 2 or not np.isfinite(value):
         return value, -np.inf, np.inf
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
-            columns, function, paired=True, vectorized=False, n_resamples=9999, rng=np.random.default_rng(0)
+        result = stats.bootstrap(
+            arrays, function, paired=True, vectorized=False, n_resamples=9999, rng=np.random.default_rng(0)
         )
-    low, high = found.confidence_interval
+    low, high = result.confidence_interval
     if not (np.isfinite(low) and np.isfinite(high)):
-        # BCa is undefined where all resamples agree, or where the statistic does not exist for some of them.
-        finite = found.bootstrap_distribution[np.isfinite(found.bootstrap_distribution)]
-        low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (np.nan, np.nan)
+        # BCa is undefined if all resamples agree or the statistic is undefined for some of them.
+        resamples = result.bootstrap_distribution[np.isfinite(result.bootstrap_distribution)]
+        low, high = np.quantile(resamples, [0.025, 0.975]) if len(resamples) else (np.nan, np.nan)
     return value, float(low), float(high)
 
 
-def number(value, form=".3g"):
-    """A number as text, for the ledger; ``none`` if it is not finite."""
+def number(value: float, form: str = ".3g") -> str:
+    """Format a number for the ledger, or return ``none`` if it is not finite."""
     return f"{value:{form}}" if np.isfinite(value) else "none"
 
 
-def with_interval(value, low, high, form=".3g"):
+def with_interval(value: float, low: float, high: float, form: str = ".3g") -> str:
+    """Format a number and its interval for the ledger.
+
+    Args:
+        value: the estimate.
+        low: lower end of its interval.
+        high: upper end of its interval.
+        form: format specification of all three.
+
+    Returns:
+        ``value [low, high]``. An infinite or NaN interval becomes ``(no interval)``, a non-finite value without one ``none``.
+    """
     if not (np.isfinite(low) and np.isfinite(high)):
         return f"{value:{form}} (no interval)" if np.isfinite(value) else "none"
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"

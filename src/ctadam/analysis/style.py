@@ -1,42 +1,55 @@
-"""One style for all figures: sizes for a printed column, colours that colour-blind readers can tell apart."""
+"""Figure style: sizes for a printed column and colours for colour-blind readers."""
 
 import contextlib
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
-from matplotlib.colors import ListedColormap, TwoSlopeNorm
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap, TwoSlopeNorm
+from matplotlib.figure import Figure, SubFigure
 
 from ctadam.errors import ArtifactError
 
 
-class Table(dict):
-    """Colours, markers or names by a value of the results, which says where to add an entry that it lacks.
+class Table(dict[Any, Any]):
+    """Map values in the results to colours, markers or names. A missing entry raises an error that says where to add it.
 
     Args:
-        where: file and name, such as ``figures/style.py: COLORS``.
-        entries: the dict itself.
+        where: file and name of the table, such as ``analysis/style.py: COLORS``.
+        entries: the mapping.
     """
 
-    def __init__(self, where, entries):
+    def __init__(self, where: str, entries: Mapping[Any, Any]) -> None:
         super().__init__(entries)
         self.where = where
 
-    def __missing__(self, key):
-        key = key.item() if isinstance(key, np.generic) else key  # shown as it would be typed
+    def __missing__(self, key: Any) -> Any:
+        key = key.item() if isinstance(key, np.generic) else key  # show 0.9 instead of np.float64(0.9)
         raise ArtifactError(f"{self.where} has no entry for {key!r}: add one")
 
-    def require(self, values):
-        """Raise `ArtifactError` for the first value without an entry, which a loop over the entries would leave out."""
+    def require(self, values: Iterable[Any]) -> None:
+        """Check that every value has an entry. A loop over the entries would skip a value without one.
+
+        Raises:
+            ArtifactError: if a value has no entry.
+        """
         for value in dict.fromkeys(values):
             self[value]
 
 
-def by_rank(where, entries, values):
-    """Entries for values that have no names of their own, in order: ``{value: entry}``.
+def by_rank(where: str, entries: Sequence[Any], values: Iterable[Hashable]) -> dict[Any, Any]:
+    """Assign entries to values in order, and return ``{value: entry}``.
+
+    Args:
+        where: file and name of the entries, for the message.
+        entries: colours or markers.
+        values: values in the results.
 
     Raises:
-        ArtifactError: more values than entries.
+        ArtifactError: if there are more values than entries.
     """
     values = list(values)
     if len(values) > len(entries):
@@ -44,15 +57,16 @@ def by_rank(where, entries, values):
     return dict(zip(values, entries, strict=False))
 
 
-#: Width of the text in inches; a figure drawn this wide is printed without scaling.
+#: Text width in inches. Figures of this width are printed without scaling.
 TEXT_WIDTH = 6.75
-#: Categorical colours (seaborn's colour-blind-safe set) by role, so that a law looks the same in every figure.
+#: Categorical colours by role (seaborn's colorblind palette), so that each law has one colour in all figures.
 _PALETTE = sns.color_palette("colorblind").as_hex()
 COLORS = Table(
     "analysis/style.py: COLORS", {"paper": _PALETTE[3], "exact": _PALETTE[0], "measured": "0.15", "curve": "0.25"}
 )
+#: Line styles of the laws.
 LINES = Table("analysis/style.py: LINES", {"paper": "--", "exact": "-"})
-#: The differential equations by (order, kernel), and the models they are held against.
+#: Styles of the differential equations, by (order, kernel).
 EQUATIONS = Table(
     "analysis/style.py: EQUATIONS",
     {
@@ -62,7 +76,7 @@ EQUATIONS = Table(
         (2, "exact"): {"color": _PALETTE[2], "marker": "D"},
     },
 )
-#: Strategies for the stages of k-Adam, and the optimizers it is held against.
+#: Strategies for the betas of k-Adam's stages.
 STRATEGIES = Table(
     "analysis/style.py: STRATEGIES",
     {
@@ -72,6 +86,7 @@ STRATEGIES = Table(
         "naive": {"color": _PALETTE[3], "marker": "D"},
     },
 )
+#: Optimizers in the comparison with k-Adam.
 FAMILIES = Table(
     "analysis/style.py: FAMILIES",
     {
@@ -86,39 +101,44 @@ FAMILIES = Table(
         "SGD, momentum": {"color": _PALETTE[5], "marker": "p"},
     },
 )
+#: Line styles of the models.
 MODEL_LINES = Table("analysis/style.py: MODEL_LINES", {"mlp": "--", "transformer": "-"})
 
 
-def coefficient_scale(low, high):
-    """Colours for C: purple where it is negative, orange where it is positive, and no pale middle to lose a line in.
+def coefficient_scale(low: float, high: float) -> tuple[ListedColormap, TwoSlopeNorm]:
+    """Return a colormap for C: purple below 0, orange above 0. It leaves out pale colours, in which lines would vanish.
+
+    Args:
+        low: smallest C, below 0.
+        high: largest C, above 0.
 
     Returns:
-        ``(colormap, norm)`` with 0 between the two hues; ``low`` < 0 < ``high``.
+        ``(colormap, norm)`` with the hue changing at 0.
     """
     colors = mpl.colormaps["PuOr_r"]
     halves = np.concatenate([colors(np.linspace(0.0, 0.34, 128)), colors(np.linspace(0.66, 1.0, 128))])
     return ListedColormap(halves), TwoSlopeNorm(0.0, vmin=low, vmax=high)
 
 
-def paler(colormap):
-    """The same colours mixed with white, for areas that lines and text are drawn on."""
+def paler(colormap: Colormap) -> ListedColormap:
+    """Return the colormap mixed with white, as a background for lines and text."""
     colors = colormap(np.arange(colormap.N))
     return ListedColormap(0.55 * colors + 0.45)
 
 
 @contextlib.contextmanager
-def context():
-    """Draw inside this: no screen, seaborn's paper context, type that is embedded whole and bytes that repeat.
+def context() -> Iterator[None]:
+    """Set the figure style within a ``with`` block: Agg backend, seaborn's paper context, fully embedded fonts.
 
-    It starts from matplotlib's own defaults, so that a ``matplotlibrc`` or a style of the user changes no picture.
+    The settings start from matplotlib's defaults, so that the user's ``matplotlibrc`` or style does not change a figure.
     """
     mpl.use("Agg")
-    defaults = {name: value for name, value in dict(mpl.rcParamsDefault).items() if name != "backend"}
-    settings = {
+    defaults: dict[Any, Any] = {name: value for name, value in dict(mpl.rcParamsDefault).items() if name != "backend"}
+    settings: dict[Any, Any] = {
         "figure.dpi": 100,
         "savefig.dpi": 200,
         "pdf.fonttype": 42,
-        "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same glyphs
+        "font.family": "DejaVu Sans",  # ships with matplotlib, so that glyphs are the same on every machine
         "mathtext.fontset": "dejavusans",
         "font.size": 8,
         "axes.labelsize": 8,
@@ -135,16 +155,16 @@ def context():
         yield
 
 
-def freeze_layout(figure):
-    """Lay the figure out once, for all formats, and round where its panels lie to a millionth of its size.
+def freeze_layout(figure: Figure) -> None:
+    """Lay out the figure once for all formats, and round the panels' positions to 1e-6 of the figure's size.
 
-    kiwisolver, which solves matplotlib's constrained layout, adds up its terms in the order of their addresses in memory.
-    Panels therefore move by a last bit from one process to the next, and the shade of a pixel with them.
+    kiwisolver, which solves matplotlib's constrained layout, sums terms in the order of their memory addresses. Positions
+    therefore differ in the last bit between processes, which would change pixels.
     """
     figure.set_dpi(mpl.rcParams["savefig.dpi"])
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    subfigures = list(figure.subfigs)
+    subfigures: list[SubFigure] = list(figure.subfigs)
     while subfigures:
         subfigure = subfigures.pop()
         subfigure.bbox_relative.set_points(subfigure.bbox_relative.get_points().round(6))
@@ -153,14 +173,14 @@ def freeze_layout(figure):
         ax.set_position(np.round(ax.get_position(original=True).bounds, 6))
 
 
-def close(figure):
-    """Free a figure."""
+def close(figure: Figure) -> None:
+    """Close a figure and free its memory."""
     import matplotlib.pyplot as plt
 
     plt.close(figure)
 
 
-def label_panels(axes):
-    """Bold letters before the panels' titles, in reading order."""
+def label_panels(axes: Iterable[Axes]) -> None:
+    """Prefix the panels' left titles with bold letters, (a), (b), …, in the given order."""
     for letter, ax in zip("abcdefgh", axes, strict=False):
         ax.set_title(f"$\\mathbf{{({letter})}}$ {ax.get_title(loc='left')}", loc="left")

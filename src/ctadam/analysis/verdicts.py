@@ -1,8 +1,12 @@
-"""What a claim is made of: its entry in the ledger, the evidence that it sees, and its outcome."""
+"""Define claims: the entry in the ledger, the evidence that is judged, and the outcome."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
 
 from ctadam.storage.store import read_joined, read_runs
 
@@ -11,7 +15,14 @@ REPRODUCED, CONTRADICTED, INCONCLUSIVE = "reproduced", "contradicted", "inconclu
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one claim came to: numbers as text, with the digits that mean something, and a verdict."""
+    """Outcome of one claim.
+
+    Args:
+        prediction: predicted value, as text with its significant digits.
+        value: measured value, likewise; empty if there is none.
+        verdict: `REPRODUCED`, `CONTRADICTED` or `INCONCLUSIVE`.
+        note: remark for the ledger.
+    """
 
     prediction: str
     value: str
@@ -21,7 +32,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Claim:
-    """An entry of the ledger. ``judge`` returns its `Outcome` from `Evidence`."""
+    """Entry of the ledger.
+
+    Args:
+        id: letter and number, such as ``S1``.
+        source: P (the paper), D (derived here) or R (a reviewer of the paper).
+        text: the claim in words.
+        statistic: the measured statistic in words.
+        rule: the rule for the verdict in words.
+        experiment: name of the experiment whose tables are judged.
+        figure: figure that shows the claim; empty if none does.
+        judge: function that returns the `Outcome` for the experiment's `Evidence`.
+    """
 
     id: str
     source: str
@@ -30,22 +52,39 @@ class Claim:
     rule: str
     experiment: str
     figure: str
-    judge: object
+    judge: Callable[["Evidence"], Outcome]
 
 
+#: Type of a claim's judge.
+Judge = Callable[["Evidence"], Outcome]
+
+#: All registered claims.
 CLAIMS: list[Claim] = []
 
 
-def claim(id, source, text, *, statistic, rule, experiment=None, figure=None):
-    """Register a function as the judge of a claim.
+def claim(
+    id: str,
+    source: str,
+    text: str,
+    *,
+    statistic: str,
+    rule: str,
+    experiment: str | None = None,
+    figure: str | None = None,
+) -> Callable[[Judge], Judge]:
+    """Return a decorator that registers a function as the judge of a claim.
 
     Args:
-        id, source, text, statistic, rule: see `Claim`.
-        experiment: by default that in whose folder the function stands.
-        figure: the one that shows the claim, an empty string if none does; by default the experiment's own.
+        id: see `Claim`.
+        source: see `Claim`.
+        text: see `Claim`.
+        statistic: see `Claim`.
+        rule: see `Claim`.
+        experiment: name of the experiment. Default: the one whose package defines the function.
+        figure: figure that shows the claim; empty if none does. Default: the figure of that package.
     """
 
-    def register(judge):
+    def register(judge: Judge) -> Judge:
         package = sys.modules[judge.__module__.rpartition(".")[0]]
         folder, own = package.__name__.rpartition(".")[2], package.FIGURE.partition("_")[0]
         shown = own if figure is None else figure
@@ -56,16 +95,22 @@ def claim(id, source, text, *, statistic, rule, experiment=None, figure=None):
 
 
 class Evidence:
-    """The tables of one experiment in one results directory, read when first asked for."""
+    """Tables of one experiment in one results directory, read on first access.
 
-    def __init__(self, results, experiment):
+    Args:
+        results: directory of one scale.
+        experiment: name of the experiment.
+    """
+
+    def __init__(self, results: str | Path, experiment: str) -> None:
         self.results, self.experiment = results, experiment
 
     @cached_property
-    def runs(self):
+    def runs(self) -> pd.DataFrame:
+        """Raw runs, see `ctadam.storage.store.read_runs`."""
         return read_runs(self.results, self.experiment)
 
     @cached_property
-    def table(self):
-        """Measurements with the predictions for the same runs beside them."""
+    def table(self) -> pd.DataFrame:
+        """Measurements joined with the predictions for the same runs."""
         return read_joined(self.results, self.experiment)

@@ -1,1 +1,1 @@
-"""What is done with any experiment: run it, derive tables, judge, draw, ship, verify, report."""
+"""Stages shared by all experiments: run, derive tables, judge, draw, ship, verify, report."""

@@ -1,13 +1,14 @@
-"""What code determines a result: a module, and what it imports from this package, directly or through other modules."""
+"""Find the source files that determine a result: a module and its direct and indirect imports from this package."""
 
 import ast
 from functools import cache
 from pathlib import Path
 
+#: Directory of this package.
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def _path(module):
+def _path(module: str) -> Path | None:
     """Return the file of a module of this package, or None if there is no such module."""
     parts = module.split(".")[1:]
     for path in (PACKAGE.joinpath(*parts, "__init__.py"), PACKAGE.joinpath(*parts).with_suffix(".py")):
@@ -17,11 +18,15 @@ def _path(module):
 
 
 @cache
-def _imports(path):
-    """Return ``{(module, name)}`` of what a file imports from this package, anywhere in it; name is None for a whole module."""
-    found = set()
+def _imports(path: Path) -> set[tuple[str, str | None, str | None]]:
+    """Return what a file imports from this package, at any depth in its code.
+
+    Returns:
+        Set of ``(module, name, bound)``, where ``bound`` is the local name. Both names are None for ``import module``.
+    """
+    found: set[tuple[str, str | None, str | None]] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ctadam":
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ctadam":
             found |= {(node.module, alias.name, alias.asname or alias.name) for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {(alias.name, None, None) for alias in node.names if alias.name.split(".")[0] == "ctadam"}
@@ -29,28 +34,30 @@ def _imports(path):
 
 
 def closure(*modules: str) -> list[Path]:
-    """Return the files that determine what some modules do.
+    """Return the source files that determine what the given modules do.
 
-    A name that a package's ``__init__.py`` takes from one of its modules leads to that module, and not to the package's others:
-    importing them changes nothing.
+    A name that a package's ``__init__.py`` re-exports adds the module that defines it, but not the package's other modules.
 
     Args:
-        modules: dotted names, such as ``ctadam.experiments.growth.runs``.
+        *modules: dotted names, such as ``ctadam.experiments.growth.runs``.
 
     Returns:
-        Sorted paths: the modules' own, and those of all modules of this package that they import.
+        Sorted paths of the modules and of all modules of this package that they import.
     """
-    found, open_ = set(), [(module, None) for module in modules]
-    seen = set()
-    while open_:
-        module, name = open_.pop()
+    found: set[Path] = set()
+    pending: list[tuple[str, str | None]] = [(module, None) for module in modules]
+    seen: set[tuple[str, str | None]] = set()
+    while pending:
+        module, name = pending.pop()
         if (module, name) in seen:
             continue
         seen.add((module, name))
         if name is not None and _path(f"{module}.{name}"):
             module, name = f"{module}.{name}", None
         path = _path(module)
+        if path is None:
+            raise FileNotFoundError(f"no module {module} in {PACKAGE}")
         found.add(path)
-        passed_on = path.name == "__init__.py" and name is not None
-        open_ += [(other, what) for other, what, bound in _imports(path) if not passed_on or bound == name]
+        reexported = path.name == "__init__.py" and name is not None
+        pending += [(other, what) for other, what, bound in _imports(path) if not reexported or bound == name]
     return sorted(found)

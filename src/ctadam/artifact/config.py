@@ -1,27 +1,39 @@
-"""Read the configuration of a scale, merge the user's changes into it, and validate it with the experiments' models.
+"""Read the configuration of a scale, merge the user's changes, and validate the result with the experiments' models.
 
-Snakemake and the command line use the same functions, so a parameter means the same in both.
+Snakemake and the command line share these functions, so that a parameter has the same meaning in both.
 """
 
 import copy
 import logging
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS, load
 from ctadam.storage.manifest import root
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 log = logging.getLogger("ctadam")
 
+#: Names of the scales.
 SCALES = ("smoke", "laptop", "paper", "cifar_subset")
-#: The scale whose file is complete; the files of the others hold only what differs from it.
+#: The scale whose file is complete. The files of the other scales hold only their differences from it.
 COMPLETE = "laptop"
 
 
-def _merge(base, changes, *, null_removes=False):
+def _merge(base: dict[Any, Any], changes: Mapping[Any, Any], *, null_removes: bool = False) -> None:
+    """Merge nested changes into a configuration in place.
+
+    Args:
+        base: the configuration.
+        changes: the changes. Mappings are merged, other values are replaced.
+        null_removes: remove a key whose new value is None.
+    """
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             _merge(base[key], value, null_removes=null_removes)
@@ -31,20 +43,21 @@ def _merge(base, changes, *, null_removes=False):
             base[key] = copy.deepcopy(value)
 
 
-def _file(scale):
+def _file(scale: str) -> Path:
+    """Return the path of a scale's configuration file."""
     if scale not in SCALES:
         raise ArtifactError(f"scale: {scale!r} is not allowed (allowed: {', '.join(SCALES)})")
     return root() / "workflow" / "config" / f"{scale}.yaml"
 
 
-def read(scale):
-    """Return the complete configuration of a scale: its file merged onto that of `COMPLETE`, not validated.
+def read(scale: str) -> dict[str, Any]:
+    """Return the complete configuration of a scale, not validated.
 
-    Mappings are merged, lists are replaced, and null removes a key. A list ``experiments`` names the experiments of a scale that
-    does not hold all of them.
+    The scale's file is merged into that of `COMPLETE`. Mappings are merged, lists are replaced, and null removes a key. The list
+    ``experiments`` names the experiments of a scale that lacks some of them.
 
     Raises:
-        ArtifactError: the scale is unknown, or its file is not a YAML mapping.
+        ArtifactError: if the scale is unknown or its file is not a YAML mapping.
     """
     path = _file(scale)
     config = read_yaml(_file(COMPLETE))
@@ -63,29 +76,35 @@ def read(scale):
     return config
 
 
-def experiments(scale):
-    """Return the names of the experiments that a scale holds, in the order of the complete file."""
+def experiments(scale: str) -> list[str]:
+    """Return the names of a scale's experiments, in the order of the complete file."""
     return [name for name in read(scale) if name in EXPERIMENTS]
 
 
 class _DuplicateKey(Exception):
-    """A key that stands twice in one YAML mapping."""
+    """Raised for a duplicate key in a YAML mapping.
 
-    def __init__(self, key, line, first):
+    Args:
+        key: the key.
+        line: line of its second occurrence, counted from 1.
+        first: line of its first occurrence.
+    """
+
+    def __init__(self, key: str, line: int, first: int) -> None:
         super().__init__(f"the key {key!r} is given twice" + (f", first in line {first}" if first < line else ""))
         self.line = line
 
 
 @cache
-def _loader():
-    """Return PyYAML's safe loader, made strict: it would keep the last of two equal keys and drop the other silently."""
-    import yaml  # here, because `ctadam stability` must work without it
+def _loader() -> Any:
+    """Return PyYAML's safe loader with an error for duplicate keys, of which PyYAML silently keeps the last."""
+    import yaml  # imported here because `ctadam stability` must work without it
 
     class Loader(yaml.SafeLoader):
-        # While nodes are composed: later, merge keys (<<) have been replaced by what they bring, which may be overridden.
-        def compose_mapping_node(self, anchor):
+        # Checked while nodes are composed, because keys from a merge key (<<) may be overridden later.
+        def compose_mapping_node(self, anchor: Any) -> Any:
             node = super().compose_mapping_node(anchor)
-            lines = {}
+            lines: dict[str, tuple[int, Any]] = {}
             for key, _ in node.value:
                 line = key.start_mark.line + 1
                 if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, (line, key))[1] is not key:
@@ -95,26 +114,26 @@ def _loader():
     return Loader
 
 
-def _load(text):
+def _load(text: str) -> Any:
     """Return the value of a YAML text.
 
     Raises:
-        _DuplicateKey: a mapping has a key twice.
-        yaml.YAMLError: the text is not YAML.
+        _DuplicateKey: if a mapping has a duplicate key.
+        yaml.YAMLError: if the text is not YAML.
     """
     import yaml
 
     try:
         return yaml.load(text, Loader=_loader())
-    except (ValueError, RecursionError) as error:  # a date such as 2024-13-45, a thousand brackets
+    except (ValueError, RecursionError) as error:  # such as the date 2024-13-45, or a thousand nested brackets
         raise yaml.YAMLError(str(error)) from error
 
 
-def read_yaml(path):
-    """Read a YAML mapping from a file.
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return the YAML mapping in a file.
 
     Raises:
-        ArtifactError: the file cannot be read, is not UTF-8 or not a YAML mapping, or has a key twice.
+        ArtifactError: if the file cannot be read, is not UTF-8, is not a YAML mapping, or has a duplicate key.
     """
     import yaml
 
@@ -133,15 +152,15 @@ def read_yaml(path):
     return config
 
 
-def resolve(scale, changes=None):
-    """The configuration of a scale with the user's changes merged into it, checked.
+def resolve(scale: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the validated configuration of a scale with the user's changes merged in.
 
     Args:
         scale: one of `SCALES`.
-        changes: nested dict of keys to replace.
+        changes: nested dict of changed values.
 
     Raises:
-        ArtifactError: one line that names the key, its value and what is allowed.
+        ArtifactError: if a value is not allowed. The message names the key, its value and what is allowed.
     """
     config = read(scale)
     _merge(config, changes or {})
@@ -151,22 +170,30 @@ def resolve(scale, changes=None):
     return config
 
 
-def check(config):
-    """Raise an `ArtifactError` for the first value of a whole configuration that is not allowed.
+def check(config: Mapping[str, Any]) -> None:
+    """Validate a complete configuration.
 
-    Without pydantic, as on a GPU machine where only what the runs need is installed, a warning says so, and only NaN
-    and infinity are refused.
+    Without pydantic, as on a GPU machine with only the packages that the runs need, it logs a warning and rejects only NaN and
+    infinity.
+
+    Raises:
+        ArtifactError: for the first value that is not allowed.
     """
     scale = config.get("scale")
     _validate(config, lambda: _model(scale if scale in SCALES else None))
 
 
-def check_section(experiment, parameters):
-    """Raise an `ArtifactError` for the first parameter of an experiment that is not allowed; see `check`."""
+def check_section(experiment: str, parameters: Mapping[str, Any]) -> None:
+    """Validate the parameters of one experiment, see `check`.
+
+    Raises:
+        ArtifactError: for the first parameter that is not allowed.
+    """
     _validate({experiment: parameters}, lambda: _section_model(experiment))
 
 
-def _validate(config, make_model):
+def _validate(config: Mapping[str, Any], make_model: "Callable[[], type[BaseModel]]") -> None:
+    """Validate a configuration with a model, which is built only if pydantic is installed."""
     try:
         from pydantic import ValidationError
     except ModuleNotFoundError:
@@ -184,8 +211,12 @@ def _validate(config, make_model):
 
 
 @cache
-def _model(scale):
-    """Return the model of a whole configuration: one section per experiment, required unless the scale does without."""
+def _model(scale: str | None) -> "type[BaseModel]":
+    """Return the model of a complete configuration with one section per experiment.
+
+    Args:
+        scale: scale whose experiments are required. If None, the experiments of `COMPLETE` are.
+    """
     from pydantic import Field, create_model
 
     from ctadam.experiments.settings import Settings, String
@@ -193,36 +224,44 @@ def _model(scale):
     known = experiments(COMPLETE)
     known += [name for name in EXPERIMENTS if name not in known]
     required = known if scale is None else experiments(scale)
-    sections = {name: (load(name, "config").Config, ... if name in required else Field(default=None)) for name in known}
-    device = Field(description="auto, cpu, cuda, or any other device of torch")
-    return create_model("Configuration", __base__=Settings, scale=Literal[SCALES], device=(String, device), **sections)
+    fields: dict[str, Any] = {
+        "scale": Literal[SCALES],
+        "device": (String, Field(description="auto, cpu, cuda, or any other device of torch")),
+    }
+    fields |= {name: (load(name, "config").Config, ... if name in required else Field(default=None)) for name in known}
+    return create_model("Configuration", __base__=Settings, **fields)
 
 
 @cache
-def _section_model(experiment):
+def _section_model(experiment: str) -> "type[BaseModel]":
+    """Return the model of a configuration with one experiment's section only."""
     from pydantic import create_model
 
-    return create_model("Section", **{experiment: (load(experiment, "config").Config, ...)})
+    section: dict[str, Any] = {experiment: (load(experiment, "config").Config, ...)}
+    return create_model("Section", **section)
 
 
 @cache
-def _schema(model):
+def _schema(model: "type[BaseModel]") -> dict[str, Any]:
+    """Return the JSON schema of a model."""
     return model.model_json_schema()
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
+    """Return whether a value is an int or float; bool is not a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_finite(value):
+def _is_finite(value: float) -> bool:
+    """Return whether a number is finite as float64."""
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond the largest float
+    except OverflowError:  # an integer beyond float64's range
         return False
 
 
-def _numbers(node, path=()):
-    """Yield ``(key, value)`` for every number at any depth."""
+def _numbers(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[str, float]]:
+    """Yield ``(dotted key, value)`` for every number at any depth."""
     if isinstance(node, (dict, list)):
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             yield from _numbers(value, (*path, key))
@@ -230,19 +269,19 @@ def _numbers(node, path=()):
         yield ".".join(map(str, path)), node
 
 
-#: Error types of pydantic that concern a key of a mapping instead of a value, before those that concern values.
+#: Error types of pydantic that concern a key instead of a value.
 _OF_KEYS = ("extra_forbidden", "invalid_key", "missing")
 
 
-def _rank(error):
-    """Sort errors: outer ones first, conflicts between values that are valid by themselves last."""
+def _rank(error: Any) -> tuple[bool, int, list[str], bool]:
+    """Return the sort key of an error: outer keys first, conflicts between individually valid values last."""
     of_key = error["type"] in _OF_KEYS
     path = error["loc"][:-1] if of_key else error["loc"]
     return error["type"] == "conflict", len(path), list(map(str, path)), error["type"] == "missing"
 
 
-def _explain(error, config, schema):
-    """Return one line for an error of pydantic: the key, its value and what is allowed."""
+def _explain(error: Any, config: Any, schema: dict[str, Any]) -> str:
+    """Return a one-line message for an error of pydantic: the key, its value and what is allowed."""
     kind, details, path = error["type"], error.get("ctx", {}), error["loc"]
     if details.get("key"):
         path += tuple(details["key"].split("."))
@@ -262,11 +301,11 @@ def _explain(error, config, schema):
     return f"{key}: {value!r} is not allowed (allowed: {_allowed(schema)}{hint})"
 
 
-def _at(schema, path):
-    """Return the part of a JSON schema that describes the value at a path, with references resolved."""
+def _at(schema: dict[str, Any], path: Sequence[Any]) -> dict[str, Any]:
+    """Return the subschema of the value at a path, with references resolved."""
     definitions = schema.get("$defs", {})
 
-    def resolved(node):
+    def resolved(node: dict[str, Any]) -> dict[str, Any]:
         return {**definitions[node["$ref"].rpartition("/")[2]], **node} if "$ref" in node else node
 
     for part in path:
@@ -274,8 +313,8 @@ def _at(schema, path):
     return schema
 
 
-def _hint(value, kind):
-    """Return how to write the value, where it looks like a common mistake."""
+def _hint(value: Any, kind: str | None) -> str:
+    """Return how to write a value that looks like a common mistake, or an empty string."""
     if kind == "integer" and isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         return f"; write {int(value)}"
     if kind in ("integer", "number") and isinstance(value, str):
@@ -284,17 +323,17 @@ def _hint(value, kind):
                 return f"; this is text: write {value.strip()} without quotes"
             if math.isfinite(float(value)):
                 return "; YAML reads this as text: write 1.0e-3, not 1e-3"
-        except Exception:  # any text at all: neither YAML nor a number
+        except Exception:  # the text may be anything, neither YAML nor a number
             return ""
     return ""
 
 
-def _allowed(schema):
-    """Return what a JSON schema permits, in words."""
+def _allowed(schema: dict[str, Any]) -> str:
+    """Return a description of the values that a JSON schema allows."""
     if "enum" in schema or "const" in schema:
         return ", ".join(map(str, schema.get("enum", [schema.get("const")])))
-    kind = {"object": "a mapping", "array": "a list", "string": "text", "boolean": "true or false"}.get(
-        schema.get("type"), schema.get("type", "a mapping")
+    kind: str = {"object": "a mapping", "array": "a list", "string": "text", "boolean": "true or false"}.get(
+        schema.get("type", ""), schema.get("type", "a mapping")
     )
     if schema.get("type") in ("number", "integer"):
         low, high = schema.get("minimum"), schema.get("maximum")
@@ -311,15 +350,18 @@ def _allowed(schema):
     return kind
 
 
-def parse_assignments(assignments):
-    """Return ``["growth.lr=0.01", …]`` as nested changes; values are YAML, and later ones overrule earlier ones.
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Parse ``KEY=VALUE`` strings into nested changes.
+
+    Args:
+        assignments: strings such as ``growth.lr=0.01``. Values are YAML, and later strings take precedence.
 
     Raises:
-        ArtifactError: an entry without ``=``, or a value that is not YAML or has a key twice.
+        ArtifactError: if a string has no ``=``, or its value is not YAML or has a duplicate key.
     """
     import yaml
 
-    changes = {}
+    changes: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key:
@@ -336,29 +378,42 @@ def parse_assignments(assignments):
     return changes
 
 
-def changes(files=(), words=()):
-    """Return what the user changes: the contents of YAML files, overruled by ``KEY=VALUE`` words.
+def changes(files: Iterable[str | Path] = (), words: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the user's changes as a nested dict.
 
-    Snakemake parses both too, but drops the first of two equal keys and turns every number in a word into text.
+    Snakemake parses files and words too, but silently drops duplicate keys and turns every number in a word into text.
+
+    Args:
+        files: paths of YAML files; later files take precedence.
+        words: ``KEY=VALUE`` strings, which take precedence over the files.
+
+    Raises:
+        ArtifactError: if a file or a word is not valid.
     """
-    changes = {}
+    changes: dict[str, Any] = {}
     for path in files:
         _merge(changes, read_yaml(path))
     _merge(changes, parse_assignments(words))
     return changes
 
 
-def _as_yaml(value):
-    """Return a value in one line of YAML. JSON would write 1e-06, which YAML reads as text."""
+def _as_yaml(value: Any) -> str:
+    """Format a value as one line of YAML. JSON would write 1e-06, which YAML reads as text."""
     import yaml
 
     return yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("...\n").strip()
 
 
-def assignments(scale, config, section):
-    """Return what ``config`` changes in one section of a scale's configuration, as ``KEY=VALUE`` words."""
+def assignments(scale: str, config: Mapping[str, Any], section: str) -> list[str]:
+    """Return how a section of a configuration differs from the scale's file, as ``KEY=VALUE`` strings.
 
-    def differences(path, old, new):
+    Args:
+        scale: one of `SCALES`.
+        config: the configuration.
+        section: name of the section, such as an experiment.
+    """
+
+    def differences(path: str, old: Any, new: Any) -> Iterator[str]:
         if isinstance(old, dict) and isinstance(new, dict):
             for key, value in new.items():
                 yield from differences(f"{path}.{key}", old.get(key), value)
@@ -368,11 +423,16 @@ def assignments(scale, config, section):
     return list(differences(section, read(scale).get(section), config[section]))
 
 
-def describe(config, section):
-    """Return ``(key, value, what is allowed, description)`` for each parameter of a section of a valid configuration."""
+def describe(config: Mapping[str, Any], section: str) -> list[tuple[str, str, str, str]]:
+    """Return ``(key, value, allowed values, description)`` for each parameter of a section.
+
+    Args:
+        config: a valid configuration.
+        section: name of the section.
+    """
     schema = _schema(_model(config["scale"]))
 
-    def rows(path, value):
+    def rows(path: tuple[str, ...], value: Any) -> Iterator[tuple[str, str, str, str]]:
         node = _at(schema, path)
         if isinstance(value, dict) and "properties" in node:
             for key in value:

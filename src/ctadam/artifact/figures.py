@@ -1,21 +1,22 @@
 """Find, draw, save and compare the figures.
 
-``figure.py`` in an experiment's folder holds ``draw(results)``, which returns a matplotlib figure. Identical data give identical
-bytes: the files hold no dates, fonts are embedded whole, and all figures share `ctadam.analysis.style`.
+Each experiment's ``figure.py`` defines ``draw(results)``, which returns a matplotlib figure. Identical data give identical bytes:
+the files hold no dates, fonts are fully embedded, and all figures share `ctadam.analysis.style`.
 """
 
 import importlib
 import os
 import re
 from pathlib import Path
+from types import ModuleType
 
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS
 
 
-def _find():
-    """Return ``{figure: (experiment, name of its files, experiments that it needs)}``, in the order of their numbers."""
-    found = {}
+def _find() -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """Return ``{figure: (experiment, file name without suffix, experiments that it needs)}``, sorted by figure number."""
+    found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
     for name in EXPERIMENTS:
         package = importlib.import_module(f"ctadam.experiments.{name}")
         if package.FIGURE:
@@ -24,40 +25,48 @@ def _find():
 
 
 _FOUND = _find()
-#: Figure -> experiments whose results it shows.
+#: Figures and the experiments whose results they show.
 FIGURES = {figure: needs for figure, (_, _, needs) in _FOUND.items()}
 FORMATS = ("pdf", "png")
-#: Two pictures are the same if no more than this share of their pixels differs by more than so many of 255 levels.
+#: Two figures agree if at most the share ``PIXELS`` of their pixels differs by more than ``LEVELS`` of 255 levels.
 PIXELS, LEVELS = 1e-4, 16
 
 
-def module(figure):
-    """The module that draws a figure, below this package."""
+def module(figure: str) -> str:
+    """Return the dotted name of the module that draws a figure, without the leading ``ctadam.``."""
     return f"experiments.{_FOUND[figure][0]}.figure"
 
 
-def paths(figure, out):
-    """The files of one figure."""
+def paths(figure: str, out: str | Path) -> list[Path]:
+    """Return the paths of a figure's files in a directory, one per format."""
     return [Path(out) / f"{_FOUND[figure][1]}.{suffix}" for suffix in FORMATS]
 
 
-def caption_title(root, figure):
-    """The title of a figure: what its caption in ``workflow/report`` says in bold at the beginning."""
+def caption_title(root: str | Path, figure: str) -> str:
+    """Return the title of a figure: the bold text at the start of its caption in ``workflow/report``.
+
+    Args:
+        root: directory of the checkout.
+        figure: key of `FIGURES`.
+
+    Raises:
+        ArtifactError: if there is no caption or it does not start with bold text.
+    """
     path = Path(root) / "workflow" / "report" / f"{figure}.rst"
     try:
-        found = re.match(r"\*\*(.+?)\*\*", path.read_text(encoding="utf-8"), re.DOTALL)
+        match = re.match(r"\*\*(.+?)\*\*", path.read_text(encoding="utf-8"), re.DOTALL)
     except OSError as error:
         raise ArtifactError(f"{figure} has no caption {path}") from error
-    if not found:
+    if not match:
         raise ArtifactError(f"{path} does not begin with a title in **bold**")
-    return " ".join(found[1].split()).rstrip(".")
+    return " ".join(match[1].split()).rstrip(".")
 
 
-def _import(name):
-    """Import a module that imports matplotlib.
+def _import(name: str) -> ModuleType:
+    """Import a module of this package that imports matplotlib.
 
-    matplotlib reads ``MPLBACKEND`` when it is first imported, and raises if that backend is missing here: a notebook,
-    for example, hands its own to every command that it runs. Figures are saved to files and need ``Agg`` only.
+    matplotlib reads ``MPLBACKEND`` on first import and raises if that backend is not installed. A notebook, for example, passes
+    its own backend to every command that it runs. Figures are only saved to files, so ``Agg`` is enough.
     """
     inherited = os.environ.get("MPLBACKEND")
     os.environ["MPLBACKEND"] = "Agg"
@@ -70,7 +79,7 @@ def _import(name):
             os.environ["MPLBACKEND"] = inherited
 
 
-def draw(figure, results, out):
+def draw(figure: str, results: str | Path, out: str | Path) -> list[Path]:
     """Draw one figure from the results of one scale and save it in every format.
 
     Args:
@@ -79,10 +88,10 @@ def draw(figure, results, out):
         out: directory for the files.
 
     Returns:
-        The paths written.
+        Paths written.
 
     Raises:
-        ArtifactError: missing or damaged results, or a value in them that has no colour, marker or name yet.
+        ArtifactError: if results are missing or damaged, or a value in them has no colour, marker or name yet.
     """
     from ctadam.storage.provenance import write_atomically
 
@@ -91,25 +100,31 @@ def draw(figure, results, out):
         picture = drawing.draw(results)
         style.freeze_layout(picture)
         for path in paths(figure, out):
-            # No dates and no software version: the bytes depend on the data alone.
-            metadata = {"CreationDate": None, "Producer": None} if path.suffix == ".pdf" else {"Software": None}
+            # Without dates and software versions the bytes depend on the data alone.
+            metadata: dict[str, None] = (
+                {"CreationDate": None, "Producer": None} if path.suffix == ".pdf" else {"Software": None}
+            )
             write_atomically(path, lambda p: picture.savefig(p, metadata=metadata))  # noqa: B023
         style.close(picture)
     return paths(figure, out)
 
 
-def difference(first, second):
-    """Compare two PNG files.
+def difference(first: str | Path, second: str | Path) -> tuple[float, int]:
+    """Compare the pixels of two PNG files.
+
+    Args:
+        first: path of one file.
+        second: path of the other.
 
     Returns:
-        ``(share, largest)``: the share of pixels that differ by more than `LEVELS`, and by how many levels at most; 1 and 255
-        for pictures of different sizes.
+        ``(share, largest)``: the share of pixels that differ by more than `LEVELS`, and the largest difference in levels. Images
+        of different sizes give (1, 255).
     """
     import matplotlib.image
     import numpy as np
 
-    first, second = (np.rint(255 * matplotlib.image.imread(path)[..., :3]) for path in (first, second))
-    if first.shape != second.shape:
+    old, new = (np.rint(255 * matplotlib.image.imread(path)[..., :3]) for path in (first, second))
+    if old.shape != new.shape:
         return 1.0, 255
-    off = np.abs(first - second).max(axis=-1)
+    off = np.abs(old - new).max(axis=-1)
     return float((off > LEVELS).mean()), int(off.max())

@@ -1,14 +1,16 @@
-"""The ledger: every claim, its prediction, its measurement, and the verdict by a rule fixed before the run.
+"""Judge every claim and write the ledger: prediction, measurement and verdict, by rules fixed before the runs.
 
-An experiment's ``claims.py`` holds one function per claim, which judges the runs, predictions and measurements of one scale.
-Verdicts are ``reproduced``, ``contradicted`` and ``inconclusive``. The last stands where the interval covers both, where the
-scale cannot decide, or where runs are not finite (`ctadam.analysis.rules`). A contradicted claim is a result, not an error.
+An experiment's ``claims.py`` defines one function per claim, which judges the runs, predictions and measurements of one scale.
+Verdicts are ``reproduced``, ``contradicted`` and ``inconclusive``. A claim is inconclusive if the interval allows both verdicts,
+if the scale cannot decide, or if runs are not finite (`ctadam.analysis.rules`). A contradicted claim is a result, not an error.
 
-Sources: P the paper (arXiv 2411.05746), D derived here, R asked by a reviewer of the paper.
+Sources of claims: P is the paper (arXiv 2411.05746), D is derived here, R was asked by a reviewer of the paper.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,33 +22,35 @@ from ctadam.storage.store import DERIVED, check_derived, sources
 
 __all__ = ["CLAIMS", "CONTRADICTED", "INCONCLUSIVE", "REPRODUCED", "Evidence", "Outcome"]
 
+#: Columns of the ledger.
 COLUMNS = ["id", "source", "claim", "statistic", "prediction", "value", "rule", "verdict", "note", "figure", "command"]
 
 for _name in EXPERIMENTS:
     load(_name, "claims")
-#: Stability, ε, trajectories, generalization, norms, k-Adam, long runs, then any other; within each by number.
+#: Order of claims by letter: stability, ε, trajectories, generalization, norms, k-Adam, long runs. Others follow.
 _ORDER = "SETGNKL"
 CLAIMS.sort(key=lambda claim: (_ORDER.find(claim.id[0]) % (len(_ORDER) + 1), claim.id[0], int(claim.id[1:])))
 
 
-def judge(results, experiments=None, figure=None):
-    """Judge every claim from the results of one scale.
+def judge(results: str | Path, experiments: Collection[str] | None = None, figure: str | None = None) -> pd.DataFrame:
+    """Judge claims from the results of one scale.
 
     Args:
         results: directory of one scale, such as ``results/fresh/laptop``.
-        experiments: only the claims of these; all if None.
-        figure: only the claims that this figure shows; all if None.
+        experiments: judge only the claims of these experiments; all if None.
+        figure: judge only the claims that this figure shows; all if None.
 
     Returns:
-        DataFrame with `COLUMNS`, a row a claim.
+        DataFrame with `COLUMNS` and one row per claim.
 
     Raises:
-        ArtifactError: an experiment's tables are missing or damaged.
+        ArtifactError: if an experiment's tables are missing or damaged.
     """
     results = Path(results)
     if not results.is_dir():
         raise ArtifactError(f"no results in {results}")
-    evidence, rows = {}, []
+    evidence: dict[str, Evidence] = {}
+    rows: list[dict[str, Any]] = []
     for claim in CLAIMS:
         if not (experiments is None or claim.experiment in experiments) or figure not in (None, claim.figure):
             continue
@@ -59,31 +63,36 @@ def judge(results, experiments=None, figure=None):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def ledger_path(results, figure=None):
-    """Return where the ledger of a scale's results is: of all claims, or of those that one figure shows."""
+def ledger_path(results: str | Path, figure: str | None = None) -> Path:
+    """Return the path of a scale's ledger, of all claims or of those that one figure shows."""
     return Path(results) / (f"claims_{figure}.csv" if figure else "claims.csv")
 
 
-def sources_of_ledger(ledger, results):
-    """``{name: sha256}`` of all that a ledger is made from: raw runs and derived tables of its experiments, checked."""
-    ids, found = set(ledger["id"]), {}
+def sources_of_ledger(ledger: pd.DataFrame, results: str | Path) -> dict[str, str]:
+    """Return ``{name: sha256}`` of a ledger's sources: the raw runs and derived tables of its experiments.
+
+    Raises:
+        ArtifactError: if one of them is missing or damaged.
+    """
+    ids = set(ledger["id"])
+    found: dict[str, str] = {}
     for experiment in dict.fromkeys(claim.experiment for claim in CLAIMS if claim.id in ids):
         found |= sources(results, experiment, *DERIVED)
     return found
 
 
-def write(ledger, results, figure=None):
-    """Write a ledger beside the results that it judges, with a record of what it was made from; gives its path."""
+def write(ledger: pd.DataFrame, results: str | Path, figure: str | None = None) -> Path:
+    """Write a ledger and a record of its sources to the directory of the results that it judges, and return its path."""
     path = ledger_path(results, figure)
     write_derived(ledger, path, sources_of_ledger(ledger, results))
     return path
 
 
-def read_ledger(path):
-    """A ledger as it was written, all its cells text.
+def read_ledger(path: str | Path) -> pd.DataFrame:
+    """Return a ledger with all cells as text.
 
     Raises:
-        ArtifactError: it is missing or was edited.
+        ArtifactError: if it is missing or was edited.
     """
     path = Path(path)
     if not is_complete(path):
@@ -95,22 +104,29 @@ def read_ledger(path):
     return pd.read_csv(path, keep_default_na=False, dtype=str)
 
 
-def check_ledger(results):
-    """Raise an `ArtifactError` if the ledger of these results was edited, or judges other tables than lie there."""
+def check_ledger(results: str | Path) -> None:
+    """Check that the ledger of these results was made from their current tables.
+
+    Raises:
+        ArtifactError: if it is missing, was edited, or was made from other tables.
+    """
     path = ledger_path(results)
     check_derived(path, sources_of_ledger(read_ledger(path), results), f"`ctadam judge {results}`")
 
 
-def beside(ledger, shipped):
-    """The ledger with the shipped values and verdicts in columns ``shipped`` and ``shipped_verdict`` before its own.
+def beside(ledger: pd.DataFrame, shipped: str | Path) -> pd.DataFrame:
+    """Return the ledger with the shipped values and verdicts as additional columns ``shipped`` and ``shipped_verdict``.
 
     Args:
         ledger: from `judge`.
         shipped: path of the shipped ledger.
+
+    Raises:
+        ArtifactError: if the shipped ledger is missing or was edited.
     """
     other = read_ledger(shipped).set_index("id")
     ledger = ledger.copy()
     for column, before in (("shipped", "value"), ("shipped_verdict", "verdict")):
         values = ledger["id"].map(other[before]).fillna("")
-        ledger.insert(ledger.columns.get_loc(before), column, values)
+        ledger.insert(list(ledger.columns).index(before), column, values)
     return ledger

@@ -1,13 +1,16 @@
-"""From fresh to shipped: complete raw runs are copied to ``results/cached/<scale>`` and listed in its ``SHA256SUMS``; tables,
-figures and ledger are made from them there. Nothing else writes to the shipped trees.
+"""Ship fresh results: copy complete raw runs to ``results/cached/<scale>`` and make tables, figures and ledger from them.
 
-The list is what ``sha256sum -c`` reads, and what the workflow takes for the inputs of its cached targets. The parameters of
-the shipped runs stand beside it as a configuration of their own, whatever the checkout's say by then.
+Nothing else writes to the shipped directories. ``SHA256SUMS`` lists the shipped files, for ``sha256sum -c`` and as the inputs of
+the workflow's cached targets. ``config.yaml`` records the parameters of the shipped runs, because the checkout's configuration
+may change later.
 """
 
+import functools
 import logging
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ctadam.artifact import derive
 from ctadam.artifact import ledger as claims
@@ -20,30 +23,36 @@ from ctadam.storage.store import DERIVED, checked_shards
 
 log = logging.getLogger("ctadam")
 
-#: The parameters of the shipped runs, in the form of ``workflow/config``; Snakemake's ``--configfile`` reads it.
+#: File with the parameters of the shipped runs, in the format of ``workflow/config``, for Snakemake's ``--configfile``.
 CONFIG = "config.yaml"
 
 
-def promote(scale, *, results="results", experiments=tuple(EXPERIMENTS), force=False):
-    """Copy fresh raw runs and their provenance to the shipped tree.
+def promote(
+    scale: str,
+    *,
+    results: str | Path = "results",
+    experiments: Sequence[str] = tuple(EXPERIMENTS),
+    force: bool = False,
+) -> list[Path]:
+    """Copy fresh raw runs and their provenance to the shipped directory.
 
-    Tables derived from runs that are replaced are removed, because they belong to other runs.
+    Derived tables of replaced runs are deleted, because they belong to other runs.
 
     Args:
-        scale: which scale.
+        scale: name of the scale.
         results: directory that holds ``fresh`` and ``cached``.
-        experiments: which of them.
+        experiments: names of the experiments to ship.
         force: replace runs that are already shipped.
 
     Returns:
         Paths written.
 
     Raises:
-        ArtifactError: fresh runs are missing, incomplete, mixed or of another scale (nothing is copied then), or shipped
-            ones are in the way.
+        ArtifactError: if fresh runs are missing, incomplete, mixed or of another scale, or if runs are already shipped and
+            ``force`` is False. Nothing is copied then.
     """
     fresh, cached = Path(results) / "fresh" / scale, Path(results) / "cached" / scale
-    sources = {}
+    sources: dict[str, dict[Path, dict[str, Any]]] = {}
     for experiment in experiments:
         try:
             sources[experiment] = checked_shards(fresh, experiment)
@@ -65,10 +74,10 @@ def promote(scale, *, results="results", experiments=tuple(EXPERIMENTS), force=F
         target.mkdir(parents=True, exist_ok=True)
         files = [path for table in paths for path in (table, provenance_path(table))]
         for path in files:
-            write_atomically(target / path.name, lambda temporary, path=path: shutil.copyfile(path, temporary))
+            write_atomically(target / path.name, functools.partial(shutil.copyfile, path))
             manifest[f"{experiment}/{path.name}"] = sha256(target / path.name)
             written.append(target / path.name)
-        # Only now is there something in the place of what was shipped before.
+        # Delete replaced shards only now, when the new ones are in place.
         for old in set(target.glob("shard-*")) - {target / path.name for path in files}:
             old.unlink()
         manifest = {n: d for n, d in manifest.items() if (cached / n).exists()}
@@ -82,19 +91,26 @@ def promote(scale, *, results="results", experiments=tuple(EXPERIMENTS), force=F
     return [*written, cached / CONFIG, cached / MANIFEST]
 
 
-def renew(scale, *, results="results", figures="paper_figures", experiments=None):
-    """Make the shipped tables, figures and ledger of a scale again from its shipped runs.
+def renew(
+    scale: str,
+    *,
+    results: str | Path = "results",
+    figures: str | Path = "paper_figures",
+    experiments: Iterable[str] | None = None,
+) -> list[Path]:
+    """Remake the shipped tables, figures and ledger of a scale from its shipped runs.
 
     Args:
-        scale: which scale.
-        results, figures: directories that hold ``cached``.
-        experiments: those whose runs or code have changed; all that are shipped if None.
+        scale: name of the scale.
+        results: directory that holds ``cached`` with the shipped results.
+        figures: directory that holds ``cached`` with the shipped figures.
+        experiments: experiments whose runs or code changed; all shipped ones if None.
 
     Returns:
         Paths written.
 
     Raises:
-        ArtifactError: shipped runs are missing or damaged.
+        ArtifactError: if shipped runs are missing or damaged.
     """
     cached = Path(results) / "cached" / scale
     shipped = list(shipped_experiments(cached))
@@ -103,13 +119,23 @@ def renew(scale, *, results="results", figures="paper_figures", experiments=None
     for figure, needs in FIGURES.items():
         if set(needs) <= set(shipped) and set(needs) & set(changed):
             written += draw(figure, cached, Path(figures) / "cached" / scale)
-    # Tables of other experiments may be those of runs that were shipped before; the ledger says so.
+    # Judging all experiments detects tables of the others that were made from earlier runs.
     return [*written, claims.write(claims.judge(cached, shipped), cached)]
 
 
-def shipped_experiments(directory, manifest=None):
-    """``{experiment: provenances of its shards}`` of a shipped directory, as its manifest lists them."""
-    found = {}
+def shipped_experiments(
+    directory: str | Path, manifest: Iterable[str] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Return ``{experiment: provenance of each shard}`` of a shipped directory.
+
+    Args:
+        directory: the shipped directory.
+        manifest: names of the shipped files; read from the directory if None.
+
+    Raises:
+        ArtifactError: if the manifest or a provenance record is missing or cannot be read.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
     for name in sorted(read_manifest(directory) if manifest is None else manifest):
         experiment, separator, file = name.partition("/")
         if separator and file.endswith(".parquet"):
@@ -117,7 +143,8 @@ def shipped_experiments(directory, manifest=None):
     return found
 
 
-def _write_config(cached, scale, manifest):
+def _write_config(cached: Path, scale: str, manifest: Iterable[str]) -> None:
+    """Write the parameters of the shipped runs to `CONFIG`."""
     import yaml
 
     sections = {name: records[0]["parameters"] for name, records in shipped_experiments(cached, manifest).items()}

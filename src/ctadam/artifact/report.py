@@ -1,6 +1,8 @@
-"""Rendering for people: the ledger and `ctadam results` in a terminal, the README's table, and the report's HTML pages."""
+"""Render results as text: ledger and lists for the terminal, the README's table, and the report's HTML pages."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -23,37 +25,44 @@ from ctadam.storage.manifest import MANIFEST, runs_directory
 from ctadam.storage.provenance import provenance_path, write_atomically
 from ctadam.storage.store import DERIVED, checked_shards, read_runs, without_lists
 
+#: Lines that enclose the table in the README.
 BEGIN, END = "<!-- figures: made by `ctadam readme` -->", "<!-- end of figures -->"
+#: Text of an empty cell.
 NOTHING = "—"
 _VERDICTS = (REPRODUCED, CONTRADICTED, INCONCLUSIVE)
 
 
-def duration(seconds):
-    """Format a time."""
+def duration(seconds: float) -> str:
+    """Format a duration in seconds, minutes or hours."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def size(count):
-    """Format a number of bytes."""
+def size(count: float) -> str:
+    """Format a number of bytes in kB or MB."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
 
 
-def _aligned(table):
+def _aligned(table: pd.DataFrame) -> str:
     """Format a DataFrame for a terminal, one row per line."""
-    # The header as a row, because tabulate widens columns with a header by two spaces.
+    # Pass the header as a row, because tabulate pads columns with a header by two spaces.
     return tabulate([list(table), *table.astype(str).to_numpy()], tablefmt="plain", disable_numparse=True)
 
 
-def _counts(ledger):
+def _counts(ledger: pd.DataFrame) -> str:
+    """Return the number of claims per verdict as text."""
     counts = ledger["verdict"].value_counts()
     return ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in _VERDICTS)
 
 
-def ledger_text(ledger):
-    """Format a ledger for a terminal: a few lines per claim, verdicts in one column."""
-    lines = []
+def ledger_text(ledger: pd.DataFrame) -> str:
+    """Format a ledger for a terminal, with a few lines per claim.
+
+    Args:
+        ledger: from `ctadam.artifact.ledger.judge`, optionally with the columns of `ctadam.artifact.ledger.beside`.
+    """
+    lines: list[str] = []
     for row in ledger.to_dict("records"):
         lines.append(f"{row['id']:<4} {row['verdict']:<13} [{row['source']}] {row['claim']}")
         shipped = f"  (shipped: {row['shipped']})" if row.get("shipped") else ""
@@ -66,29 +75,41 @@ def ledger_text(ledger):
     return "\n".join([*lines, f"{len(ledger)} claims: {_counts(ledger)}"])
 
 
-def experiments(directory):
-    """Return the experiments with raw runs in a directory of one scale."""
+def experiments(directory: str | Path) -> list[str]:
+    """Return the names of the experiments with raw runs in a directory of one scale."""
     return [name for name in EXPERIMENTS if any((runs_directory(directory) / name).glob("shard-*.parquet"))]
 
 
-def directories(cached):
-    """Return the directories of the scales that are shipped."""
+def directories(cached: str | Path) -> list[Path]:
+    """Return the directories of the shipped scales, sorted by name."""
     return sorted(path.parent for path in Path(cached).glob(f"*/{MANIFEST}"))
 
 
-def _common(records, key):
-    """Return the one value of a key in all provenance records, or all of its values."""
+def _common(records: Iterable[dict[str, Any]], key: str) -> str:
+    """Return the distinct values of a key in provenance records, as text."""
     return ", ".join(dict.fromkeys(str(record.get(key)) for record in records))
 
 
-def _short(commit):
+def _short(commit: str | None) -> str:
+    """Return the abbreviated hash of a commit, followed by ``-dirty`` if the checkout was."""
     digest, dirty, _ = (commit or "unknown").partition("-dirty")
     return digest[:9] + dirty
 
 
-def describe(directory, experiment):
-    """Return what is known of one experiment's runs: ``seconds`` on one device, summed over the shards; ``bytes`` of raw
-    runs and provenance."""
+def describe(directory: str | Path, experiment: str) -> dict[str, Any]:
+    """Return a summary of one experiment's runs.
+
+    Args:
+        directory: directory of one scale.
+        experiment: name of the experiment.
+
+    Returns:
+        dict with one entry per column of `overview`. ``seconds`` is the run time on one device, summed over shards. ``bytes`` is
+        the size of raw runs and provenance.
+
+    Raises:
+        ArtifactError: if the runs are missing or damaged.
+    """
     shards = checked_shards(directory, experiment)
     records = list(shards.values())
     runs = pd.concat([pd.read_parquet(path, columns=["run"]) for path in shards])["run"]
@@ -106,16 +127,20 @@ def describe(directory, experiment):
     }
 
 
-def overview(directory):
-    """Return `describe` of each experiment in a directory of one scale, one row per experiment."""
+def overview(directory: str | Path) -> pd.DataFrame:
+    """Return `describe` of every experiment in a directory of one scale, one row per experiment."""
     return pd.DataFrame([describe(directory, name) for name in experiments(directory)])
 
 
-def listing(cached, scale=None):
-    """Format a list of what is shipped, of all scales or of one, for a terminal.
+def listing(cached: str | Path, scale: str | None = None) -> str:
+    """Format a list of the shipped runs for a terminal.
+
+    Args:
+        cached: directory that holds the shipped scales.
+        scale: list only this scale; all if None.
 
     Raises:
-        ArtifactError: nothing is shipped, or something of it is damaged.
+        ArtifactError: if nothing is shipped, the scale is not shipped, or files are damaged.
     """
     found = directories(cached)
     if not found:
@@ -135,11 +160,16 @@ def listing(cached, scale=None):
     return f"{_aligned(shown)}\n{total}; more of one: ctadam results SCALE/EXPERIMENT"
 
 
-def details(cached, scale, experiment):
-    """Format provenance and summary of one experiment's shipped runs for a terminal.
+def details(cached: str | Path, scale: str, experiment: str) -> str:
+    """Format the provenance and a summary of one experiment's shipped runs for a terminal.
+
+    Args:
+        cached: directory that holds the shipped scales.
+        scale: name of the scale.
+        experiment: name of the experiment.
 
     Raises:
-        ArtifactError: it is not shipped, or damaged.
+        ArtifactError: if the runs are not shipped or are damaged.
     """
     directory = Path(cached) / scale
     if directory not in directories(cached) or experiment not in experiments(directory):
@@ -178,8 +208,8 @@ def details(cached, scale, experiment):
     return "\n".join(lines)
 
 
-def _summary(runs):
-    """Return one row per column: type, how many values it has and lacks, and its range or first values."""
+def _summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per column: type, number of distinct and of missing values, and range or first values."""
     rows = []
     for name, values in runs.items():
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
@@ -191,15 +221,15 @@ def _summary(runs):
     return pd.DataFrame(rows, columns=["column", "type", "distinct", "empty", "values"])
 
 
-def _range(ids):
-    """Join ids of claims, neighbours as a range: S1 S2 S3 S6 as S1–S3, S6."""
-    groups = []
+def _range(ids: Iterable[str]) -> str:
+    """Join ids of claims and abbreviate consecutive ones: S1 S2 S3 S6 becomes S1–S3, S6."""
+    groups: list[tuple[str, int, int]] = []
     for id in ids:
         letter, number = id[0], int(id[1:])
         if groups and groups[-1][0] == letter and groups[-1][2] == number - 1:
-            groups[-1][2] = number
+            groups[-1] = (letter, groups[-1][1], number)
         else:
-            groups.append([letter, number, number])
+            groups.append((letter, number, number))
     words = []
     for letter, first, last in groups:
         between = "–" if last > first + 1 else ", "
@@ -207,19 +237,25 @@ def _range(ids):
     return ", ".join(words)
 
 
-def _verdicts(ledger):
+def _verdicts(ledger: pd.DataFrame) -> str:
+    """Return the ids of the claims per verdict as text."""
     ids = {verdict: _range(ledger.loc[ledger["verdict"] == verdict, "id"]) for verdict in _VERDICTS}
     return "; ".join(f"{verdict}: {text}" for verdict, text in ids.items() if text) or NOTHING
 
 
-def _times(overviews, needs):
-    """Return time on a CPU, time on a GPU and size on disk of the experiments that a figure needs."""
-    found = []
+def _times(overviews: Sequence[pd.DataFrame], needs: Sequence[str]) -> tuple[str, str, str]:
+    """Return CPU time, GPU time and size on disk of a figure's experiments, as text.
+
+    Args:
+        overviews: tables from `overview`. The last one that holds all experiments for a kind of device counts.
+        needs: names of the experiments.
+    """
+    totals: list[pd.Series | None] = []
     for on_cpu in (True, False):
-        some = [table[(table["device"] == "cpu") == on_cpu].set_index("experiment") for table in overviews]
-        some = [table for table in some if set(needs) <= set(table.index)]
-        found.append(some[-1].loc[list(needs), ["seconds", "bytes"]].sum() if some else None)
-    cpu, gpu = found
+        tables = [table[(table["device"] == "cpu") == on_cpu].set_index("experiment") for table in overviews]
+        tables = [table for table in tables if set(needs) <= set(table.index)]
+        totals.append(tables[-1].loc[list(needs), ["seconds", "bytes"]].sum() if tables else None)
+    cpu, gpu = totals
     return (
         NOTHING if cpu is None else duration(cpu["seconds"]),
         NOTHING if gpu is None else duration(gpu["seconds"]),
@@ -227,13 +263,17 @@ def _times(overviews, needs):
     )
 
 
-def figure_table(root, scale="laptop"):
-    """Return the README's table of figures as Markdown, from a scale's shipped ledger and all shipped provenance.
+def figure_table(root: str | Path, scale: str = "laptop") -> str:
+    """Return the README's table of figures as Markdown.
 
-    The time on a CPU and the size are that scale's; the time on a GPU is that of any shipped runs made on one.
+    CPU time and size are those of the given scale. GPU time is that of any shipped runs made on a GPU.
+
+    Args:
+        root: directory of the checkout.
+        scale: scale of the shipped ledger.
 
     Raises:
-        ArtifactError: shipped results are missing or damaged, or the ledger is not of these runs.
+        ArtifactError: if shipped results are missing or damaged, or the ledger belongs to other runs.
     """
     root = Path(root)
     cached = root / "results" / "cached"
@@ -256,11 +296,17 @@ def figure_table(root, scale="laptop"):
     return "\n".join([*lines, "", f"{len(ledger)} claims at {scale} scale: {_counts(ledger)}."])
 
 
-def with_table(page, table, begin=BEGIN, end=END):
-    """Return a Markdown page with the table between its marks replaced.
+def with_table(page: str, table: str, begin: str = BEGIN, end: str = END) -> str:
+    """Return a Markdown page with the table between two marker lines replaced.
+
+    Args:
+        page: text of the page.
+        table: the new table.
+        begin: marker line before the table.
+        end: marker line after the table.
 
     Raises:
-        ArtifactError: the page has no such marks.
+        ArtifactError: if the page lacks a marker.
     """
     before, found_begin, rest = page.partition(begin)
     _, found_end, after = rest.partition(end)
@@ -269,14 +315,15 @@ def with_table(page, table, begin=BEGIN, end=END):
     return f"{before}{begin}\n\n{table.rstrip()}\n\n{end}{after}"
 
 
-def update_readme(root):
-    """Renew the table in the README; return its path."""
+def update_readme(root: str | Path) -> Path:
+    """Update the table of figures in the README of a checkout, and return the README's path."""
     path = Path(root) / "README.md"
     _write(path, with_table(path.read_text(encoding="utf-8"), figure_table(root)))
     return path
 
 
-def _write(path, text):
+def _write(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
     write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
 
@@ -298,7 +345,7 @@ code, pre { font-size: .85em; } pre { background: #f6f6f6; padding: .7rem; } sma
 </body></html>
 """
 
-# In a command no line break within an option, which would no longer look like what is to be typed.
+# The spans prevent line breaks within an option of a command.
 _LEDGER = """\
 {% extends "page" %}
 {% block body %}
@@ -360,15 +407,15 @@ _TEMPLATES = Environment(
 )
 _TEMPLATES.filters |= {"duration": duration, "size": size}
 _SOURCES = {"P": "the paper", "D": "derived here", "R": "a reviewer"}
-#: What the provenance page shows of an experiment's first record, as YAML.
+#: Keys of an experiment's first record that the provenance page shows.
 _SHOWN = ("platform", "python", "packages", "determinism", "data", "code", "parameters")
 
 
-def ledger_page(results):
+def ledger_page(results: str | Path) -> str:
     """Return the ledger of a scale's results as HTML.
 
     Raises:
-        ArtifactError: it is missing, was edited, or judges other tables than lie there.
+        ArtifactError: if the ledger is missing, was edited, or was made from other tables.
     """
     check_ledger(results)
     ledger = read_ledger(ledger_path(results))
@@ -381,13 +428,13 @@ def ledger_page(results):
     )
 
 
-def provenance_page(results):
-    """Return where the runs of a scale's results came from, and how long they took, as HTML.
+def provenance_page(results: str | Path) -> str:
+    """Return the provenance and run times of a scale's results as HTML.
 
     Raises:
-        ArtifactError: runs are missing or damaged.
+        ArtifactError: if runs are missing or damaged.
     """
-    records = []
+    records: list[tuple[str, list[dict[str, Any]], str]] = []
     for name in experiments(results):
         shards = list(checked_shards(results, name).values())
         shown = {key: shards[0].get(key) for key in _SHOWN}
@@ -399,8 +446,8 @@ def provenance_page(results):
     )
 
 
-def write_report_pages(results):
-    """Write the pages that the report shows beside the figures; return their paths."""
+def write_report_pages(results: str | Path) -> list[Path]:
+    """Write the report's HTML pages to the directory of the results, and return their paths."""
     pages = {"claims": ledger_page, "provenance": provenance_page}
     paths = [Path(results) / f"{name}.html" for name in pages]
     for path, page in zip(paths, pages.values(), strict=True):

@@ -1,4 +1,4 @@
-"""Train: the raw runs of one experiment, shard by shard, each with its provenance."""
+"""Train the runs of an experiment, and write each shard with its provenance."""
 
 import logging
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from ctadam import determinism
 from ctadam.artifact.code import closure
@@ -27,11 +28,11 @@ from ctadam.storage.store import shard_path
 log = logging.getLogger("ctadam")
 
 
-def pick_device(name: str):
-    """Return a device of this machine for this process, see `ctadam.determinism.pick_device`.
+def pick_device(name: str) -> torch.device:
+    """Return a device for this process, see `ctadam.determinism.pick_device`.
 
     Raises:
-        ArtifactError: torch or this machine does not have it.
+        ArtifactError: if torch or this machine does not have the device.
     """
     try:
         return determinism.claim_gpu(determinism.pick_device(name))
@@ -40,10 +41,14 @@ def pick_device(name: str):
 
 
 def table_of_runs(experiment: str, parameters: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the table of runs that the parameters ask for, one row per run.
+    """Return the table of runs that the parameters define, one row per run.
+
+    Args:
+        experiment: name of the experiment.
+        parameters: its section of a validated configuration.
 
     Raises:
-        ArtifactError: there are fewer runs than shards.
+        ArtifactError: if there are fewer runs than shards.
     """
     points = load(experiment).points(parameters)
     if parameters["shards"] > len(points):
@@ -64,22 +69,22 @@ def run(
     """Train the runs of an experiment and write them.
 
     Args:
-        experiment: its name.
-        parameters: its section of a checked configuration.
+        experiment: name of the experiment.
+        parameters: its section of a validated configuration.
         out: directory for the shards.
         scale: name of the scale, for the provenance.
         device: see `pick_device`.
-        shard: ``(i, n)`` for the i-th of n parts, counted from 1. If None, all of ``parameters["shards"]`` parts are run, and
-            those that are complete are kept: a run that was killed goes on where it stopped.
+        shard: ``(i, n)`` for shard i of n, counted from 1. If None, all ``parameters["shards"]`` shards are run. Complete shards
+            are kept, so that an interrupted command resumes.
 
     Raises:
-        ArtifactError: there is no such device or shard, or ``out`` cannot be written.
+        ArtifactError: if there is no such device or shard, or ``out`` cannot be written.
     """
     chosen = pick_device(device)
     pinned = determinism.pin(threads=parameters["threads"])
     module, points = load(experiment), table_of_runs(experiment, parameters)
     parts, shards = ([shard[0]], shard[1]) if shard else (range(1, parameters["shards"] + 1), parameters["shards"])
-    # Asked for now: files may be edited, and committed, while this runs.
+    # Recorded before training, because files may be edited or committed meanwhile.
     code, made_in = code_digest(closure("ctadam.determinism", f"ctadam.experiments.{experiment}.runs")), environment()
     for part in parts:
         path = shard_path(out, part, shards)
@@ -88,22 +93,21 @@ def run(
             if before.get("parameters") == parameters and before.get("code") == code:
                 log.info("%s is complete: kept", path)
                 continue
-        share = points.iloc[part - 1 :: shards]  # round-robin, so that long runs spread over the shards
+        share = points.iloc[part - 1 :: shards]  # assign runs round-robin, to spread long runs over the shards
         if share.empty:
             raise ArtifactError(f"--shard {part}/{shards}: there are only {len(points)} runs")
         make_room(path)
         total, unit = module.cost(share)
         progress = Progress(f"{experiment} {part}/{shards}", total, unit=unit)
         started, clock = now(), time.monotonic()
-        name, memory = chosen.type, {}
+        name = chosen.type
+        memory: dict[str, int] = {}
         if chosen.type == "cuda":
-            import torch
-
             name = torch.cuda.get_device_name(chosen)
-            torch.cuda.empty_cache()  # what the part before reserved is not this one's
+            torch.cuda.empty_cache()  # do not count memory that the previous shard reserved
         table, details = module.run(share, parameters, device=chosen, progress=progress.advance)
         if chosen.type == "cuda":
-            # The allocator keeps what it once reserved. torch's own peak does not last: `chunk_size` resets it.
+            # The allocator keeps reserved memory. torch's own peak statistic is reset by `chunk_size`.
             memory = {"peak_memory": torch.cuda.memory_reserved(chosen)}
         record = {
             "experiment": experiment,

@@ -1,16 +1,18 @@
-"""Are the shipped results what they say they are? Their hashes, and a sample of them made again on this machine.
+"""Verify the shipped results: check all hashes, and rerun a sample on this machine.
 
-Files are checked against the manifest, their provenance and each other. Then, for each experiment, some of the runs that the
-recorded parameters ask for are made again with the code as it is now, whole or for some steps, and held against the stored
-rows; the derived tables and verdicts are made again from the stored runs. A change of the code that changes a result is seen
-here.
+Files are checked against the manifest, their provenance and each other. Then a sample of each experiment's runs is repeated with
+the current code, in full or for some steps, and compared with the stored rows. Derived tables and verdicts are recomputed from
+the stored runs. This detects changes of the code that change a result.
 
-On the processor and with the versions that made the runs, the rows come out the same to the last bit. Elsewhere sums are
-taken in another order; docs/reproducibility.md says how the tolerances were chosen.
+Reruns are bitwise identical on the same processor with the same package versions. Elsewhere the order of summation differs.
+docs/reproducibility.md says how the tolerances were chosen.
 """
 
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,45 +29,53 @@ from ctadam.storage.manifest import read_manifest, runs_directory
 from ctadam.storage.provenance import sha256
 from ctadam.storage.store import DERIVED, check_listed, checked_shards, read_csv, sources, without_lists
 
-#: How many runs of an experiment are made again, and for how many steps, where runs can be cut short; how many where not.
+#: Number of repeated runs per experiment and their steps, if runs can be shortened; number of runs repeated in full if not.
 RUNS, STEPS, WHOLE_RUNS = 8, 12, 64
-#: A number agrees if it differs by no more than this part of the largest of its column in the run, or by `ROUNDING`: a
-#: hundred times what other vector instructions make of the same few steps, far below what another method makes of them.
+#: A number agrees if it differs by at most `TOLERANCE` times the largest of its column in the run, or by `ROUNDING`. This is
+#: 100 times the effect of other vector instructions on a few steps, and far below the effect of a different method.
 TOLERANCE, ROUNDING = 1e-3, 1e-12
-#: The share of each column's entries that must agree: of short runs, where whole numbers and text (which coordinate is the
-#: largest, say) still turn over between candidates that are equal up to rounding; and of whole runs, which for some
-#: parameters are chaotic, so that rounding decides where they end.
+#: Share of each column's entries that must agree, in shortened and in full runs. In shortened runs integers and text, such as
+#: the index of the largest coordinate, can still flip between candidates that are equal up to rounding. Full runs are chaotic
+#: for some parameters, so that rounding decides where they end.
 SHARE, WHOLE_SHARE = 0.75, 0.5
-#: Derived tables are float64 arithmetic on the same stored numbers.
+#: Tolerance for derived tables, which are float64 arithmetic on the same stored numbers.
 DERIVED_TOLERANCE = 1e-6
 
+#: Outcomes of a check.
 IDENTICAL, AGREES, DIFFERS, CANNOT = "same", "agrees", "differs", "cannot compare"
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one comparison came to."""
+    """Outcome of one comparison.
+
+    Args:
+        what: what was compared.
+        outcome: `IDENTICAL`, `AGREES`, `DIFFERS` or `CANNOT`.
+        note: details.
+    """
 
     what: str
     outcome: str
     note: str = ""
 
 
-def damage(results):
-    """All that is wrong with the files of a shipped directory, a line each: empty if nothing is.
+def damage(results: str | Path) -> list[str]:
+    """Return one message per problem with the files of a shipped directory.
 
     Raises:
-        ArtifactError: it has no manifest that can be read.
+        ArtifactError: if the manifest is missing or cannot be read.
     """
     results = Path(results)
     manifest = read_manifest(results)
-    found = []
+    found: list[str] = []
 
-    def note(check, *args):
+    def note(check: Callable[..., Any], *args: Any) -> Any:
         try:
             return check(*args)
         except ArtifactError as error:
             found.append(str(error))
+            return None
 
     for path in dict.fromkeys([*(results / name for name in manifest), *sorted(results.glob("*/shard-*"))]):
         note(check_listed, results, path, manifest)
@@ -79,15 +89,36 @@ def damage(results):
     return found
 
 
-def _check_config(results):
+def _check_config(results: Path) -> None:
+    """Raise an `ArtifactError` if the shipped configuration differs from the provenance."""
     shipped = config.read_yaml(results / CONFIG)
     for experiment, records in shipped_experiments(results).items():
         if any(shipped.get(experiment) != record["parameters"] for record in records):
             raise ArtifactError(f"{results / CONFIG} and the provenance of {experiment} name different parameters")
 
 
-def _sample(module, parameters, stored_runs, stored_steps, rng):
-    """``(points, shortened)``: some of the runs that the parameters ask for, cut short where they have a length."""
+def _sample(
+    module: ModuleType,
+    parameters: Mapping[str, Any],
+    stored_runs: set[Any],
+    stored_steps: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[pd.DataFrame, bool]:
+    """Sample runs to repeat, and shorten them where possible.
+
+    Args:
+        module: the experiment's ``runs`` module.
+        parameters: the recorded parameters.
+        stored_runs: identifiers of all stored runs.
+        stored_steps: sorted distinct steps of the stored rows; empty if they have none.
+        rng: generator that chooses the runs.
+
+    Returns:
+        ``(runs, shortened)``, the table of sampled runs and whether any of them was shortened.
+
+    Raises:
+        _Differs: if the current code defines other runs than the stored ones.
+    """
     try:
         points = module.points(parameters)
     except KeyError as error:
@@ -100,37 +131,46 @@ def _sample(module, parameters, stored_runs, stored_steps, rng):
     ]
     if not short:
         return picked, False
-    # Where steps were thinned out before they were stored, as many as it takes to meet three of them. One more, because
-    # what is taken at the end of a run has no counterpart at that step.
+    # If only some steps were stored, run until three of them are reached. Add one step, because records at the end of a
+    # shortened run have no stored counterpart.
     third = stored_steps[:3][-1] if len(stored_steps) else 0
     steps = max(STEPS, int(third) + 1) + 1
     return picked.assign(steps=picked["steps"].clip(upper=steps)), bool((picked["steps"] > steps).any())
 
 
 class _Differs(Exception):
-    """The stored rows are not what the code makes; the message says why."""
+    """Raised if the stored rows are not what the current code makes. The message says why."""
 
 
-def compare(stored, again, *, keys, skip=(), tolerance=TOLERANCE):
-    """Hold rows made again against those stored.
+def compare(
+    stored: pd.DataFrame,
+    again: pd.DataFrame,
+    *,
+    keys: Sequence[str],
+    skip: Collection[str] = (),
+    tolerance: float = TOLERANCE,
+) -> tuple[int, tuple[str, float], tuple[str, float]]:
+    """Compare repeated rows with the stored ones.
 
     Args:
-        stored, again: tables with the columns ``keys``, the first of which says which run a row belongs to; rows that only
-            one of them has are left out.
+        stored: table with the columns ``keys``.
+        again: likewise. Rows that only one table has are ignored.
+        keys: columns that identify a row. The first one identifies the run.
         skip: columns that cannot be compared.
         tolerance: see `TOLERANCE`.
 
     Returns:
-        ``(rows, deviation, agreement)``: how many rows were compared; the column with the largest relative difference and
-        that difference; the column of which the least share of entries agrees, and that share.
+        ``(rows, deviation, agreement)``: the number of compared rows, the column with the largest relative difference and that
+        difference, and the column with the smallest share of agreeing entries and that share.
 
     Raises:
-        _Differs: no rows in common, or a column that only one has.
+        _Differs: if no row is common to both, or only one table has a column.
     """
+    keys = list(keys)
     missing = (set(stored) ^ set(again)) - set(skip)
     if missing:
-        raise _Differs(f"only one of them has the column(s) {', '.join(sorted(missing))}")
-    if stored.duplicated(keys).any():  # several rows a step, always in the same order
+        raise _Differs(f"only one of them has the column(s) {', '.join(sorted(map(str, missing)))}")
+    if stored.duplicated(keys).any():  # several rows per step, always in the same order
         stored, again = (t.assign(_row=t.groupby(keys).cumcount()) for t in (stored, again))
         keys = [*keys, "_row"]
     both = stored.merge(again, on=keys, suffixes=("", " again"), validate="one_to_one")
@@ -152,7 +192,15 @@ def compare(stored, again, *, keys, skip=(), tolerance=TOLERANCE):
     return len(both), deviation, agreement
 
 
-def _outcome(rows, deviation, agreement, share):
+def _outcome(rows: int, deviation: tuple[str, float], agreement: tuple[str, float], share: float) -> tuple[str, str]:
+    """Return ``(outcome, note)`` for the result of `compare`.
+
+    Args:
+        rows: see `compare`.
+        deviation: see `compare`.
+        agreement: see `compare`.
+        share: share of entries that must agree.
+    """
     if deviation[1] == 0 and agreement[1] == 1:
         return IDENTICAL, f"{rows:,} rows"
     note = f"{rows:,} rows; largest difference {deviation[1]:.1e} ({deviation[0]})"
@@ -161,20 +209,17 @@ def _outcome(rows, deviation, agreement, share):
     return AGREES if agreement[1] >= share else DIFFERS, note
 
 
-def rerun(results, experiment, *, device="auto", seed=0):
-    """Make some runs of an experiment again, for a few steps, and hold them against the stored ones.
+def rerun(results: str | Path, experiment: str, *, device: str = "auto", seed: int = 0) -> Check:
+    """Repeat a sample of an experiment's runs, for a few steps if possible, and compare them with the stored ones.
 
     Args:
         results: directory of one scale.
-        experiment: its name.
+        experiment: name of the experiment.
         device: see `ctadam.determinism.pick_device`.
-        seed: chooses the runs.
-
-    Returns:
-        `Check`.
+        seed: seed of the sample.
 
     Raises:
-        ArtifactError: the stored runs are missing or damaged.
+        ArtifactError: if the stored runs are missing or damaged.
     """
     what = f"{experiment}: runs"
     records = checked_shards(results, experiment)
@@ -200,20 +245,20 @@ def rerun(results, experiment, *, device="auto", seed=0):
         except ArtifactError as error:
             return Check(what, CANNOT, str(error))
         stored, again = without_lists(stored), without_lists(again)
-        # The embedded text is part of Python, and other versions have another.
+        # The embedded text comes from Python's documentation and differs between versions.
         other = [name for name, digest in details.get("data", {}).items() if record["data"].get(name) != digest]
         if other:
             why = f": Python {record['python']} made them, whose text differs" if "pydoc" in other else ""
             return Check(what, CANNOT, f"other data ({', '.join(other)}){why}")
-        skip = set()
+        skip: set[str] = set()
         if shortened:
-            # What has one value in every run, and is no parameter, sums up the whole of it.
+            # A column that is constant in every run and is not a parameter summarizes the full run.
             per_run = stored.groupby("run").nunique(dropna=False).max()
-            skip = set(per_run[per_run == 1].index) - set(points)
+            skip = {str(name) for name in per_run[per_run == 1].index} - set(points)
             ends = again.groupby("run")["step"].transform("max")
             again = again[again["step"] < ends]
         share = SHARE if shortened else WHOLE_SHARE
-        # Columns of other kinds of runs than were picked are empty in what is stored of these, and not made again.
+        # Columns of run types outside the sample are empty in its stored rows and absent from the repeated ones.
         stored = stored[stored["run"].isin(again["run"])]
         stored = stored.drop(columns=[c for c in stored.columns.difference(again.columns) if stored[c].isna().all()])
         return Check(what, *_outcome(*compare(stored, again, keys=keys, skip=skip), share))
@@ -221,16 +266,27 @@ def rerun(results, experiment, *, device="auto", seed=0):
         return Check(what, DIFFERS, str(error))
 
 
-def rederive(results, experiment):
-    """Make the derived tables of an experiment again and compare them with the stored ones: a `Check` for each."""
+def rederive(results: str | Path, experiment: str) -> Iterator[Check]:
+    """Recompute the derived tables of an experiment and compare them with the stored ones.
+
+    Args:
+        results: directory of one scale.
+        experiment: name of the experiment.
+
+    Yields:
+        `Check` of each table.
+
+    Raises:
+        ArtifactError: if the stored runs or tables are missing or damaged.
+    """
     for name in DERIVED:
         yield _same_table(
             f"{experiment}: {name}", read_csv(results, experiment, name), derive.table(results, experiment, name)
         )
 
 
-def _same_table(what, stored, again):
-    """Compare two derived tables row by row, because a derived table need not have a key."""
+def _same_table(what: str, stored: pd.DataFrame, again: pd.DataFrame) -> Check:
+    """Compare two derived tables by row number, because a derived table need not have a key."""
     if len(stored) != len(again):
         return Check(what, DIFFERS, f"{len(stored)} rows are stored, {len(again)} are made from the runs")
     stored, again = (_plain(table).rename_axis("row").reset_index() for table in (stored, again))
@@ -238,12 +294,12 @@ def _same_table(what, stored, again):
         rows, deviation, agreement = compare(stored, again, keys=["row"], tolerance=DERIVED_TOLERANCE)
     except _Differs as error:
         return Check(what, DIFFERS, str(error))
-    # Twelve digits are written.
+    # Ignore smaller deviations, because only twelve digits are written.
     return Check(what, *_outcome(rows, deviation if deviation[1] > 1e-11 else ("", 0.0), agreement, 1.0))
 
 
-def _plain(table):
-    """Numbers as float64 and the rest as text, as they come back from CSV."""
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with numbers as float64 and other values as text, as a CSV file stores them."""
     return pd.DataFrame(
         {
             name: values.astype(float) if pd.api.types.is_numeric_dtype(values) else values.astype(str)
@@ -252,13 +308,18 @@ def _plain(table):
     )
 
 
-def rejudge(results):
-    """Judge again and compare the verdicts with those of the stored ledger."""
+def rejudge(results: str | Path) -> Check:
+    """Judge the shipped results and compare the verdicts with the stored ledger.
+
+    Raises:
+        ArtifactError: if the ledger or tables are missing or damaged.
+    """
     stored = claims.read_ledger(claims.ledger_path(results))
     return _same_verdicts(stored, claims.judge(results, list(shipped_experiments(results))))
 
 
-def _same_verdicts(stored, again):
+def _same_verdicts(stored: pd.DataFrame, again: pd.DataFrame) -> Check:
+    """Compare the verdicts and values of two ledgers."""
     old, new = stored.set_index("id")["verdict"], again.set_index("id")["verdict"]
     other = [
         f"{id}: {old.get(id, 'none')}, now {new.get(id, 'none')}"
@@ -272,8 +333,8 @@ def _same_verdicts(stored, again):
     return Check("verdicts", IDENTICAL if values.all() else AGREES, note)
 
 
-def _same_figure(figure, shipped, redrawn):
-    """Compare a figure's files: as bytes, and where these differ as the pixels of the PNG."""
+def _same_figure(figure: str, shipped: str | Path, redrawn: str | Path) -> Check:
+    """Compare a figure's files in two directories by bytes and, if these differ, by the pixels of the PNG."""
     pairs = list(zip(figures.paths(figure, shipped), figures.paths(figure, redrawn), strict=True))
     missing = [str(path) for pair in pairs for path in pair if not path.exists()]
     if missing:
@@ -288,53 +349,71 @@ def _same_figure(figure, shipped, redrawn):
     return Check(figure, AGREES if share <= figures.PIXELS else DIFFERS, note)
 
 
-def compare_redrawn(scale, *, figure=None, results="results", pictures="paper_figures"):
-    """Compare what was derived and drawn again from the shipped runs of a scale with what is shipped.
+def compare_redrawn(
+    scale: str,
+    *,
+    figure: str | None = None,
+    results: str | Path = "results",
+    pictures: str | Path | None = "paper_figures",
+) -> Iterator[Check]:
+    """Compare tables, figures and ledger in ``redrawn`` with the shipped ones.
 
     Args:
-        scale: which scale.
-        figure: only this figure with its tables and claims; everything if None.
-        results, pictures: directories that hold ``redrawn``; no figure is compared if ``pictures`` is None.
+        scale: name of the scale.
+        figure: compare only this figure, its tables and its claims; everything if None.
+        results: directory that holds ``redrawn`` with tables and ledger.
+        pictures: directory that holds ``redrawn`` with figures. If None, no figure is compared.
 
     Yields:
-        `Check` for every table, figure and ledger.
+        `Check` of each table, figure and ledger.
 
     Raises:
-        ArtifactError: something is missing or damaged.
+        ArtifactError: if a file is missing or damaged.
     """
     redrawn = Path(results) / "redrawn" / scale
     shipped = runs_directory(redrawn)
     names = list(shipped_experiments(shipped))
-    drawn = [name for name, needs in figures.FIGURES.items() if set(needs) <= set(names) and pictures is not None]
+    drawn = [name for name, needs in figures.FIGURES.items() if set(needs) <= set(names)]
     if figure is not None:
-        names, drawn = figures.FIGURES[figure], [figure]
+        names, drawn = list(figures.FIGURES[figure]), [figure]
     for experiment in names:
         for name in DERIVED:
             tables = (read_csv(directory, experiment, name) for directory in (shipped, redrawn))
             yield _same_table(f"{experiment}: {name}", *tables)
-    for name in drawn:
-        yield _same_figure(
-            name, shipped.parents[2] / "paper_figures/cached" / scale, Path(pictures) / "redrawn" / scale
-        )
+    if pictures is not None:
+        for name in drawn:
+            yield _same_figure(
+                name, shipped.parents[2] / "paper_figures/cached" / scale, Path(pictures) / "redrawn" / scale
+            )
     ledger = claims.read_ledger(claims.ledger_path(shipped))
     again = claims.read_ledger(claims.ledger_path(redrawn, figure))
     yield _same_verdicts(ledger if figure is None else ledger[ledger["figure"] == figure], again)
 
 
-def verify(results, *, device="auto", seed=0, report=lambda check: None):
-    """Everything above for one shipped directory.
+def verify(
+    results: str | Path,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    report: Callable[[Check], object] = lambda check: None,
+) -> list[Check]:
+    """Run all checks on one shipped directory.
 
     Args:
-        results: such as ``results/cached/laptop``.
-        device, seed: see `rerun`.
-        report: called with each `Check` as it is made.
+        results: directory such as ``results/cached/laptop``.
+        device: see `rerun`.
+        seed: see `rerun`.
+        report: function that is called with each `Check` as soon as it is done.
 
     Returns:
-        The list of `Check`. Files that are damaged are the only check then: nothing is compared with bad data.
-    """
-    checks = []
+        All checks. If files are damaged, only those of the files, because comparing damaged data is meaningless.
 
-    def add(check):
+    Raises:
+        ArtifactError: if the manifest is missing or cannot be read.
+    """
+    checks: list[Check] = []
+
+    def add(check: Check) -> None:
         checks.append(check)
         report(check)
 
