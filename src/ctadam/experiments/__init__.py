@@ -1,37 +1,62 @@
 """The experiments, one folder each.
 
-A folder holds, in the order in which its files are used:
+Each folder has the same files, listed here in the order in which they are used:
 
-- ``config.py``: ``Config``, the pydantic model of the parameters. It imports nothing heavy;
-- ``runs.py``: ``points(parameters)``, the table of runs that the parameters ask for, one row per run;
-  ``run(points, parameters, *, device, progress)``, which does them and returns their records and what belongs in the provenance;
-  ``cost(points)``, the units of work for the progress line; and ``SHORTENED = False`` if the first steps of a run depend on how
-  many there will be, so that `ctadam.artifact.verify` does not cut it short;
-- ``predict.py``: ``COLUMNS``, the parameters it reads, and ``predict(points)``. It sees theory and no outcome;
-- ``measure.py``: ``measure(runs)``. It sees raw runs and no theory;
-- ``claims.py`` and ``figure.py``, which see both.
+``config.py``
+    ``Config``, the pydantic model of the parameters. It imports nothing heavy.
+``runs.py``
+    ``points(parameters)`` returns the table of runs, one row per run. ``run(points, parameters, *, device, progress)`` executes
+    them and returns their records and the details for the provenance. ``cost(points)`` returns the units of work for the
+    progress line. ``SHORTENED = False`` marks experiments in which the first steps of a run depend on its length, so that
+    `ctadam.artifact.verify` does not shorten their runs.
+``predict.py``
+    ``predict(points)`` returns the predictions from the parameters in ``COLUMNS``. It uses theory and never reads outcomes.
+``measure.py``
+    ``measure(runs)`` returns the measurements. It reads raw runs and never uses theory.
+``claims.py``, ``figure.py``
+    The claims and the figure. They combine predictions and measurements.
 
-``__init__.py`` names the figure and the experiments that it shows. Experiments are found by their folders.
+``__init__.py`` names the figure and the experiments that it shows. Every folder here is an experiment; there is no registry.
 """
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Names of the experiments.
 EXPERIMENTS = tuple(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
 
 
-def load(name, stage="runs"):
-    """Return one module of an experiment: ``config``, ``runs``, ``predict``, ``measure``, ``claims`` or ``figure``."""
+def load(name: str, stage: str = "runs") -> ModuleType:
+    """Import and return one module of an experiment.
+
+    Args:
+        name: one of `EXPERIMENTS`.
+        stage: ``"config"``, ``"runs"``, ``"predict"``, ``"measure"``, ``"claims"`` or ``"figure"``.
+
+    Raises:
+        ModuleNotFoundError: if there is no such experiment or module.
+    """
     return importlib.import_module(f"ctadam.experiments.{name}.{stage}")
 
 
-def with_columns(table, numbers, texts=()):
-    """The table with the columns of every kind of record, behind those it has besides, empty where it has none of the kind.
+def with_columns(table: "pd.DataFrame", numbers: Sequence[str], texts: Sequence[str] = ()) -> "pd.DataFrame":
+    """Return the table with the columns of every kind of record, so that shards with different kinds can be concatenated.
 
-    Without them shards that were dealt different kinds of runs could not be laid one under the other.
+    Args:
+        table: records of some kinds.
+        numbers: names of the record columns of all kinds, in the order of the result.
+        texts: those of ``numbers`` that hold text instead of floats.
+
+    Returns:
+        DataFrame with the other columns of ``table`` first, then ``numbers``. Added columns are empty.
     """
-    import pandas as pd  # here, because what only asks for the experiments' names must work without it
+    import pandas as pd  # not at module level, because listing the experiments must work without pandas
 
     lacking = {
         name: pd.Series(index=table.index, dtype="str" if name in texts else float)

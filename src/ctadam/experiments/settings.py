@@ -1,10 +1,10 @@
-"""Types that the configurations of several experiments share.
+"""Field types and models shared by the configurations of several experiments.
 
-Each experiment's ``config.py`` builds its model ``Config`` from them. Numbers are strict: an integer has no decimal point, text
-is never a number, and NaN and infinity are refused. A value keeps the type in which it was written, so 1 stays 1.
+Each experiment's ``config.py`` builds its model ``Config`` from them. Validation is strict: an integer has no decimal point,
+text is never a number, and NaN and infinity are rejected. A value keeps the type in which it was written, so 1 stays 1.
 """
 
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -17,28 +17,40 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-#: Numbers that are larger, or whose inverse is, mean nothing in any setting, and their powers leave float32.
+#: Largest allowed float, and inverse of the smallest positive one. No setting needs numbers beyond these limits, and
+#: their powers would overflow or underflow float32.
 LARGEST = 1e18
 
 
 def conflict(key: str, value: Any, allowed: str) -> NoReturn:
-    """Report a value that is in its own range but does not go with another one.
+    """Raise the validation error for a value that is in its own range but conflicts with another setting.
 
     Args:
-        key: the field below the model that is validated, with dots; empty for the model itself.
-        value: its value.
-        allowed: what is allowed instead, in words.
+        key: dotted path of the field, relative to the model that is validated; empty for the model itself.
+        value: the rejected value.
+        allowed: description of the allowed values.
+
+    Raises:
+        PydanticCustomError: always, with type ``"conflict"``.
     """
     raise PydanticCustomError("conflict", "{allowed}", {"key": key, "value": value, "allowed": allowed})
 
 
 def missing(key: str) -> NoReturn:
-    """Report a field that the values of others make necessary; ``key`` as for `conflict`."""
+    """Raise the validation error for a missing field that other settings require.
+
+    Args:
+        key: dotted path of the field, as in `conflict`.
+
+    Raises:
+        PydanticCustomError: always, with type ``"lacking"``.
+    """
     raise PydanticCustomError("lacking", "missing", {"key": key})
 
 
 def _sized(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-    handler(value)  # its type and bounds; what it returns has another type where an integer stands for a float
+    """Validate a number and its size, and return it unchanged."""
+    handler(value)  # checks type and bounds; its result is discarded because it turns an integer into a float
     if isinstance(value, int) and value >= 2**63:
         conflict("", value, "an integer below 2^63")
     if isinstance(value, float) and (abs(value) > LARGEST or 0 < abs(value) < 1 / LARGEST):
@@ -47,6 +59,7 @@ def _sized(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _unique(values: list[Any]) -> list[Any]:
+    """Return the list unchanged, or raise `PydanticCustomError` if two entries are equal."""
     if any(value in values[:i] for i, value in enumerate(values)):
         raise PydanticCustomError("unique", "no two equal")
     return values
@@ -54,7 +67,7 @@ def _unique(values: list[Any]) -> list[Any]:
 
 T = TypeVar("T")
 
-#: Default of a field that may be left out. Its type is that of the field where it is given; null is refused.
+#: Default of an optional field. An explicit null is rejected; a given value must have the field's type.
 ABSENT: Any = None
 
 SIZED = WrapValidator(_sized)
@@ -70,7 +83,7 @@ AtLeast10 = Annotated[int, INTEGER, Field(ge=10), SIZED]
 Number = Annotated[float, NUMBER, SIZED]
 Positive = Annotated[float, NUMBER, Field(gt=0), SIZED]
 NonNegative = Annotated[float, NUMBER, Field(ge=0), SIZED]
-#: β or γ; `Inner` where 0 has no meaning.
+#: A decay, β or γ. `Inner` excludes 0.
 Beta = Annotated[float, NUMBER, Field(ge=0, lt=1), SIZED]
 Inner = Annotated[float, NUMBER, Field(gt=0, lt=1), SIZED]
 String = Annotated[str, Field(strict=True)]
@@ -82,7 +95,7 @@ Two = Annotated[list[T], Field(strict=True, min_length=2, max_length=2)]
 Distinct = Annotated[list[T], Field(strict=True), AfterValidator(_unique)]
 Several = Annotated[list[T], Field(strict=True, min_length=1), AfterValidator(_unique)]
 
-# Settings that mean the same wherever they occur.
+# Settings with the same meaning in every experiment.
 Seeds = Annotated[Several[Integer], Field(description="seeds; one run each")]
 LearningRate = Annotated[Positive, Field(description="learning rate η")]
 LearningRates = Annotated[Several[Positive], Field(description="learning rates η")]
@@ -103,7 +116,7 @@ Substeps = Annotated[
 
 
 class Settings(BaseModel):
-    """A mapping of the configuration: unknown keys are refused."""
+    """Base class of all models of the configuration. Unknown keys are rejected and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -111,14 +124,14 @@ class Settings(BaseModel):
     any_of: ClassVar[tuple[str, ...]] = ()
 
     @model_validator(mode="after")
-    def _not_empty(self):
+    def _not_empty(self) -> Self:
         if self.any_of and not self.model_fields_set & set(self.any_of):
             conflict("", {}, f"a mapping with {' or '.join(self.any_of)}")
         return self
 
 
 class Experiment(Settings):
-    """What every experiment's section begins with."""
+    """Settings that every experiment has."""
 
     shards: Count = Field(description="independent jobs; runs are assigned to them round-robin")
     threads: Count = Field(description="CPU threads per job; changes the bytes of the result")
@@ -132,11 +145,11 @@ class Pair(Settings):
 
 
 class Through(Pair):
-    """The pair that a normal curve goes through."""
+    """A pair of betas through which a normal curve is drawn."""
 
     @model_validator(mode="after")
-    def _inside(self):
-        # On an edge of the unit square the normal curve has no points; this close to one, float64 finds none.
+    def _inside(self) -> Self:
+        # The normal curve has no points on an edge of the unit square, and this close to an edge float64 resolves none.
         for name in ("beta1", "beta2"):
             beta = getattr(self, name)
             if not 1e-6 <= beta <= 1 - 1e-6:
@@ -153,14 +166,14 @@ class Transformer(Settings):
     context: Count = Field(description="tokens per sequence")
 
     @model_validator(mode="after")
-    def _heads_divide_width(self):
+    def _heads_divide_width(self) -> Self:
         if self.width % self.heads:
             conflict("heads", self.heads, f"a divisor of width, {self.width}")
         return self
 
 
 class Images(Settings):
-    """A data set of images."""
+    """An image data set and its split."""
 
     source: String = Field(
         description="digits (embedded), cifar10 (downloaded), or a directory of class folders, "

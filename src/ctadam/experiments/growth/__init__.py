@@ -1,5 +1,5 @@
-"""A small language model trained at points of the normal curve: claims S1-S6 and S10."""
+"""Growth of Adam's updates along the normal curve, for a small language model (claims S1-S6 and S10)."""
 
-#: Name of the figure's files, and the experiments whose results it shows.
+#: Base name of the figure's files, and the experiments whose results it shows.
 FIGURE = "fig2_stability"
 NEEDS = ("growth",)

@@ -1,9 +1,16 @@
-"""Figure 2: the stable region, the growth outside it, and the rate against C (paper, section 3; claims S1-S6)."""
+"""Figure 2: stable region, growth outside it, and growth rate against C (paper, section 3; claims S1-S6)."""
+
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
 
 from ctadam.analysis import style
 from ctadam.analysis.slopes import half_width
@@ -11,8 +18,8 @@ from ctadam.storage.store import read_joined, read_runs
 from ctadam.storage.tables import sort_rows
 from ctadam.theory import stability
 
-#: Pairs people use, as (β, γ), and where their labels go: offset in points and side.
-USUAL = {
+#: Commonly used pairs (β, γ), each with the offset of its label in points and its horizontal alignment.
+USUAL: dict[tuple[float, float], tuple[tuple[float, float], str]] = {
     (0.999, 0.9): ((0, -9), "right"),
     (0.99, 0.9): ((-6, -2), "right"),
     (0.95, 0.9): ((0, 6), "center"),
@@ -20,12 +27,19 @@ USUAL = {
 }
 
 
-def draw(results):
-    """The figure, from the growth runs, predictions and measurements under ``results``."""
+def draw(results: str | Path) -> Figure:
+    """Return the figure.
+
+    Args:
+        results: directory of one scale, with the runs, predictions and measurements of ``growth``.
+
+    Raises:
+        ArtifactError: if they are incomplete or were changed.
+    """
     runs = read_runs(results, "growth")
     runs = runs[runs["variant"] == "curve"]
     table = read_joined(results, "growth").query("variant == 'curve'")
-    # Those near the boundary are drawn last, where they are not hidden.
+    # Lines are drawn in this order, so the fastest-growing runs come last and stay visible.
     coefficient = sort_rows(table, ["C", "run"], ascending=[False, True]).set_index("run")["C"]
     colors, norm = style.coefficient_scale(min(table["C"].min(), -0.05), max(table["C"].max(), 0.25))
 
@@ -45,29 +59,41 @@ def draw(results):
     return figure
 
 
-def _region(ax, table, colors, norm):
-    """C over the part of the square where people choose, both boundaries, and the runs' points on the normal curve."""
+def _region(ax: Axes, table: pd.DataFrame, colors: Colormap, norm: Normalize) -> None:
+    """Draw C over the commonly used part of the unit square, both boundaries, and the runs' points on the normal curve."""
     beta, gamma = np.meshgrid(np.linspace(0.9, 0.9998, 300), np.linspace(0.82, 0.9998, 300))
     c = stability.stability_coefficient(beta1=gamma, beta2=beta)
+    assert norm.vmin is not None and norm.vmax is not None  # `style.coefficient_scale` sets both
     levels = np.concatenate([np.linspace(norm.vmin, 0, 6), np.linspace(0, norm.vmax, 6)[1:]])
     filled = ax.contourf(beta, gamma, c, levels, cmap=style.paler(colors), norm=norm, extend="both")
-    filled.set_edgecolor("face")  # no hairlines between the levels in PDF viewers
+    filled.set_edgecolor("face")  # avoids hairlines between the levels in PDF viewers
     gammas = np.linspace(0.82, 0.9998, 300)
-    for law, name in (("paper", r"paper: $C=0$"), ("exact", r"exact: $\gamma^2=\beta$")):
+    laws: tuple[tuple[stability.Law, str], ...] = (("paper", r"paper: $C=0$"), ("exact", r"exact: $\gamma^2=\beta$"))
+    for law, name in laws:
         boundary = stability.boundary_beta2(beta1=gammas, law=law)
         ax.plot(boundary, gammas, style.LINES[law], color=style.COLORS[law], lw=1.6, label=name)
     once = table.drop_duplicates("point")
     ax.plot(once["beta2"], once["beta1"], ".", ms=2.5, color=style.COLORS["curve"], label="normal curve, runs")
     for i, ((b, g), (offset, side)) in enumerate(USUAL.items()):
-        look = {"ms": 7, "mec": "k", "mew": 0.5, "color": "w", "clip_on": False, "zorder": 4}
+        look: dict[str, Any] = {"ms": 7, "mec": "k", "mew": 0.5, "color": "w", "clip_on": False, "zorder": 4}
         ax.plot(b, g, "*", label="usual pairs" if i == 0 else None, **look)
         ax.annotate(f"({b:g}, {g:g})", (b, g), offset, textcoords="offset points", ha=side, fontsize=6)
     ax.set(xlim=(0.9, 1), ylim=(0.82, 1), xlabel=r"$\beta$ (beta2)", ylabel=r"$\gamma$ (beta1)", title="stable region")
     ax.legend(loc="lower left", frameon=True, framealpha=0.85, edgecolor="none", handlelength=1.6, borderpad=0.3)
 
 
-def _series(ax, runs, coefficient, colors, norm, column):
-    """One line for each run, in the order given and coloured by C."""
+def _series(
+    ax: Axes, runs: pd.DataFrame, coefficient: pd.Series, colors: Colormap, norm: Normalize, column: str
+) -> None:
+    """Draw one line per run, coloured by C.
+
+    Args:
+        ax: the panel.
+        runs: raw table with one row per step.
+        coefficient: C of each run, indexed by run, in drawing order.
+        colors, norm: colour scale of C.
+        column: the column of ``runs`` to draw.
+    """
     for run in coefficient.index:
         steps = runs[runs["run"] == run]
         ax.plot(steps["step"], steps[column], lw=0.6, color=colors(norm(coefficient[run])))
@@ -75,8 +101,8 @@ def _series(ax, runs, coefficient, colors, norm, column):
     ax.set_xlim(0, runs["step"].max())
 
 
-def _rates(ax, table):
-    """The measured rate against C, with both laws over it."""
+def _rates(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the measured growth rate against C, and both laws over it."""
     table = sort_rows(table, ["C", "run"])
     look = {"fmt": "o", "ms": 3, "mfc": "none", "lw": 0.8, "mew": 0.8, "color": style.COLORS["measured"], "zorder": 2}
     half = half_width(table["rate_se"], table["rate_df"])

@@ -1,28 +1,39 @@
 """Stable region and exponential growth (paper, section 3): one small language model per pair of betas.
 
-Two variants share one table:
+The table of runs has two variants:
 
 ``curve``
-    the points equally spaced along the normal curve, word tokens, ε = 0, float64 optimizer state;
+    Points equally spaced along the normal curve, with word tokens, ε = 0 and float64 optimizer state.
 ``characters``
-    those of them well outside the stable region, with character tokens: every token comes back soon, which is the
-    contrast that shows what carries the growth.
+    The points well outside the stable region again, with character tokens. Every character recurs within few steps, so
+    these runs have no rare coordinates and test whether those carry the growth.
 
-What ends the growth in practice (ε, precision, clipping, long runs) is `ctadam.experiments.practice.runs`.
+`ctadam.experiments.practice.runs` covers what ends the growth in practice: ε, precision, clipping and long runs.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import pandas as pd
+import torch
 
 from ctadam.data.text import load_corpus
 from ctadam.theory.stability import normal_curve_points, stability_coefficient
 from ctadam.training import chunk_size, language, train
 
 
-def points(parameters):
-    """The table of runs: a row a run, with the columns of `ctadam.training.train` and
+def points(parameters: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the table of runs.
 
-    - ``variant``: see the module; ``point``: index along the curve from its stable end;
-    - ``tokens``: tokenization.
+    Args:
+        parameters: section ``growth`` of the configuration.
+
+    Returns:
+        DataFrame with one row per run. It has the columns that `ctadam.training.train` requires and
+
+        - ``variant``: ``"curve"`` or ``"characters"``, see the module;
+        - ``point``: index along the normal curve, counted from its stable end;
+        - ``tokens``: tokenization, ``"words"`` or ``"characters"``.
     """
     beta1, beta2 = normal_curve_points(count=parameters["points"], through=parameters["through"])
     curve = pd.DataFrame({"variant": "curve", "point": range(len(beta1)), "beta1": beta1, "beta2": beta2})
@@ -36,25 +47,29 @@ def points(parameters):
     return table
 
 
-def run(points, parameters, *, device, progress):
-    """Train the given points.
+def run(
+    points: pd.DataFrame, parameters: Mapping[str, Any], *, device: torch.device, progress: Callable[[int], object]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Train the given runs.
 
     Args:
-        points: rows of `points`.
+        points: rows of the table that `points` returns.
         parameters: section ``growth`` of the configuration.
-        device: `torch.device`.
-        progress: called with the steps done since the last call.
+        device: where to train.
+        progress: called with the number of steps since the last call, summed over runs.
 
     Returns:
-        ``(table, details)``: see `ctadam.training.train`; for the provenance the text's sha256, and with each tokenization
-        how many runs were trained at a time and how many weights the model has.
+        ``(table, details)``. ``table`` has one row per step, as returned by `ctadam.training.train`. ``details`` goes into
+        the provenance: the sha256 of the text, and per tokenization the number of runs trained together and the number
+        of weights of the model.
     """
     settings = {name: parameters[name] for name in ("batch", "test_batches", "test_every")}
-    tables, details = [], {"data": {}, "chunks": {}, "weights": {}}
+    tables: list[pd.DataFrame] = []
+    details: dict[str, Any] = {"data": {}, "chunks": {}, "weights": {}}
     for tokens, group in points.groupby("tokens", sort=False):
         corpus = load_corpus(
             parameters["text"],
-            tokenization=tokens,
+            tokenization=str(tokens),
             test_fraction=parameters["test_fraction"],
             context=parameters["model"]["context"],
         )
@@ -66,6 +81,6 @@ def run(points, parameters, *, device, progress):
     return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True), details
 
 
-def cost(points):
-    """Units of work in these points, for the progress line: optimizer steps."""
+def cost(points: pd.DataFrame) -> tuple[int, str]:
+    """Return the amount of work in these runs and its unit, for the progress line; here optimizer steps."""
     return int(points["steps"].sum()), "step"

@@ -1,5 +1,5 @@
-"""What ends the growth in practice, and long runs: claims E1, E2 and L1."""
+"""Limits of the growth in practice, and long runs (claims E1, E2 and L1)."""
 
-#: Name of the figure's files, and the experiments whose results it shows.
+#: Base name of the figure's files, and the experiments whose results it shows.
 FIGURE = "fig8_practice"
 NEEDS = ("growth", "practice")

@@ -1,21 +1,24 @@
-"""Claims E1, E2 and L1: what ends the growth in practice and what does not, and what is left of it in a long run."""
+"""Claims E1, E2 and L1: limits of the growth in practice, gradient precision, and long runs."""
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ctadam.analysis.rules import by_finite_runs, finite, holds, number, worst
-from ctadam.analysis.verdicts import CLAIMS, INCONCLUSIVE, REPRODUCED, Outcome, claim
+from ctadam.analysis.verdicts import CLAIMS, INCONCLUSIVE, REPRODUCED, Evidence, Outcome, claim
 from ctadam.experiments.growth.measure import WINDOW
 
-#: The steps that claim L1 speaks of.
+#: Number of steps that a run needs for claim L1.
 LONG = 10_000
-#: The smallest number above 0 in float32.
+#: Smallest positive float32.
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
 
-def _geometric(values):
+def _geometric(values: pd.Series) -> float:
+    """Return the geometric mean."""
     return np.exp(np.log(values).mean())
 
 
@@ -29,16 +32,16 @@ def _geometric(values):
     rule="the first within 10 % of the prediction (b−a)/b · ln(ε ratio), the second within 10 % of ln(ε ratio)/b, "
     "a = −ln γ, b = −½ ln β; the third below 1/2",
 )
-def _e1(e):
+def _e1(e: Evidence) -> Outcome:
     runs = e.table.query("variant == 'epsilon'")
     lost = ~np.isfinite(runs[["peak", "peak_unseen"]].astype(float)).all(axis=1) | (runs["diverged_at"] == 0)
-    # Without ε, float64 state may leave the finite numbers and has then grown. Whatever caps the growth must not.
+    # With ε = 0 and float64 state, overflow shows growth. Under ε or float32 state, which cap it, no run may overflow.
     lost |= (runs["diverged_at"] > 0) & ((runs["eps"] > 0) | (runs["state_dtype"] != "float64"))
     return by_finite_runs("", runs[~lost], lost, _judge_caps)
 
 
-def _judge_caps(runs):
-    """E1 by the runs that are evidence."""
+def _judge_caps(runs: pd.DataFrame) -> Outcome:
+    """Judge E1 by the runs that are evidence."""
     columns = {"peak": ("peak", _geometric), "unseen": ("peak_unseen", "mean")}
     columns |= {"cap": ("cap", "first"), "when": ("cap_unseen", "first")}
     double = runs.query("state_dtype == 'float64' and eps > 0").groupby("eps").agg(**columns)
@@ -48,15 +51,15 @@ def _judge_caps(runs):
     small, large = double.iloc[0], double.iloc[1]
     if double["cap"].isna().any():
         return Outcome("", "", INCONCLUSIVE, "the exact law calls the pair stable")
-    # For gradients whose mean square is 1; smaller ones meet ε, and the end of float32's numbers, sooner.
+    # This assumes gradients with mean square 1. Smaller gradients reach ε and the smallest float32 sooner.
     last = max(small["when"], float(np.log(SMALLEST) / np.log(runs["beta2"].iloc[0])))
-    # A run that left the finite numbers has shown its growth, however soon that was.
+    # A diverged run has shown its growth, so it is exempt from the minimum length.
     if runs.loc[runs["diverged_at"] < 0, "steps"].min() < last:
         return Outcome("", "", INCONCLUSIVE, f"too short: growth can end up to {last:.0f} steps after a token")
     where = float(np.log(small["cap"] / large["cap"])), float(np.log(small["peak"] / large["peak"]))
     when = float(small["when"] - large["when"]), float(small["unseen"] - large["unseen"])
     ratio = float(plain["float32"] / plain["float64"])
-    good = all(abs(found / predicted - 1) <= 0.1 for predicted, found in (where, when)) and ratio < 0.5
+    good = all(abs(measured / predicted - 1) <= 0.1 for predicted, measured in (where, when)) and ratio < 0.5
     names = [f"{eps:g}" for eps in double.index[:2]]
     value = f"{where[1]:.3g}; {when[1]:.0f} steps; {ratio:.2g}"
     note = (
@@ -75,21 +78,21 @@ def _judge_caps(runs):
     rule="difference at most 2e-4 per step; inconclusive unless the exact law lets the window grow e-fold, or where a run was "
     "not finite",
 )
-def _e2(e):
+def _e2(e: Evidence) -> Outcome:
     table = e.table[(e.table["eps"] == 0) & (e.table["state_dtype"] == "float64")]
     half = table[table["precision"] == "bfloat16"]
-    # The same pair under nothing else: the bare runs of the other variant.
+    # The partners in float32 are the bare runs, which belong to the other variant.
     full = table[(table["variant"] == "epsilon") & table["seed"].isin(half["seed"])]
     pairs = half.merge(full, on="seed", suffixes=("_half", "_full"), validate="one_to_one")
     lost = ~finite(pairs, *(f"{column}_{which}" for column in ("rate", "peak") for which in ("half", "full")))
     lost |= (pairs[["diverged_at_half", "diverged_at_full"]] >= 0).any(axis=1)
     outcome = by_finite_runs("0; 1", pairs[~lost], lost, _judge_precision, none="no runs in bfloat16 with partners")
-    # The rule leaves the claim open where a run was not finite, whatever the others show.
+    # By its rule, the claim is inconclusive if any run was not finite.
     return replace(outcome, verdict=INCONCLUSIVE) if lost.any() else outcome
 
 
-def _judge_precision(pairs):
-    """E2 by the pairs of runs that stayed finite."""
+def _judge_precision(pairs: pd.DataFrame) -> Outcome:
+    """Judge E2 by the pairs of runs that stayed finite."""
     growth = float((pairs["rate_exact_half"] * WINDOW * pairs["steps_half"]).min())
     if not growth >= 1:
         return Outcome("0; 1", "", INCONCLUSIVE, f"too short: predicted growth in the window e^{growth:.2g}, not e^1")
@@ -112,14 +115,15 @@ def _judge_precision(pairs):
     statistic="those of S1-S4, on long runs at a few points of the normal curve",
     rule="as S1-S4, all of them; fewer than 10,000 steps can contradict and not reproduce",
 )
-def _l1(e):
+def _l1(e: Evidence) -> Outcome:
     table = e.table.query("variant == 'long'").assign(variant="curve")
     if table.empty:
         return Outcome("as S1-S4", "", INCONCLUSIVE, "no long run")
-    part = SimpleNamespace(table=table, runs=e.runs[e.runs["variant"] == "long"])
-    found = {x.id: x.judge(part) for x in CLAIMS if x.id in ("S1", "S2", "S3", "S4")}
-    verdict = worst({outcome.verdict for outcome in found.values()})
-    # A run that was not finite at some step is as long as it was meant to be: its end is a result.
+    part: Any = SimpleNamespace(table=table, runs=e.runs[e.runs["variant"] == "long"])
+    judges: dict[str, Any] = {x.id: x.judge for x in CLAIMS if x.id in ("S1", "S2", "S3", "S4")}
+    outcomes = {id: judge(part) for id, judge in judges.items()}
+    verdict = worst({outcome.verdict for outcome in outcomes.values()})
+    # Use the requested length: a run that diverged early does not make the experiment shorter.
     asked = int(e.runs.loc[e.runs["variant"] == "long", "step"].max()) + 1
     if verdict == REPRODUCED and asked < LONG:
         verdict = INCONCLUSIVE
@@ -138,6 +142,6 @@ def _l1(e):
     ended = table.query("diverged_at >= 0")
     if len(ended):
         note += f"; {len(ended)} of {len(table)} runs not finite from step {ended['diverged_at'].min()} on"
-    values = {id: f" ({outcome.value})" if outcome.value else "" for id, outcome in found.items()}
-    value = "; ".join(f"{id} {outcome.verdict}{values[id]}" for id, outcome in found.items())
+    values = {id: f" ({outcome.value})" if outcome.value else "" for id, outcome in outcomes.items()}
+    value = "; ".join(f"{id} {outcome.verdict}{values[id]}" for id, outcome in outcomes.items())
     return Outcome("as S1-S4", value, verdict, note)

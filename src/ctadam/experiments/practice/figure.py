@@ -1,8 +1,15 @@
-"""Figure 8: what happens in practice. What holds the largest update, what ends its growth, long runs (claims S10, E1, E2, L1)."""
+"""Figure 8: the growth in practice. Location of the largest update, limits of its growth, long runs (claims S10, E1, E2, L1)."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 
@@ -13,26 +20,35 @@ from ctadam.storage.tables import sort_rows
 from ctadam.theory import stability
 
 _COLORS = sns.color_palette("colorblind").as_hex()
-#: ε by rank, and the precision of the state.
+#: Colour and marker by rank of ε.
 EPS = [(_COLORS[0], "o"), (_COLORS[2], "s"), (_COLORS[1], "^"), (_COLORS[4], "D")]
+#: Line style by precision of the state.
 DTYPES = style.Table("experiments/practice/figure.py: DTYPES", {"float64": "-", "float32": ":"})
 TOKENS = style.Table(
     "experiments/practice/figure.py: TOKENS", {"words": (_COLORS[0], "o"), "characters": (_COLORS[1], "^")}
 )
-#: How many of the words that hold the largest update are named.
+#: Number of words with the largest update that are labelled.
 NAMED = 4
 
 
-def draw(results):
-    """The figure, from the practice and growth runs, predictions and measurements under ``results``."""
+def draw(results: str | Path) -> Figure:
+    """Return the figure.
+
+    Args:
+        results: directory of one scale, with the runs, predictions and measurements of ``practice`` and ``growth``.
+
+    Raises:
+        ArtifactError: if they are incomplete or were changed.
+    """
     runs = read_runs(results, "practice")
     table = read_joined(results, "practice")
     first = table["seed"] == table.loc[table["variant"] == "epsilon", "seed"].iloc[0]
     epsilon = table[(table["variant"] == "epsilon") & first]
 
     figure = plt.figure(figsize=(style.TEXT_WIDTH, 7.6), layout="constrained")
-    # In parts, so that the long names of the last panel narrow no other row.
-    upper, lower = figure.subfigures(2, 1, height_ratios=[2, 1.05])
+    # Separate subfigures keep the long labels of the last panel from narrowing the other rows.
+    subfigures: Any = figure.subfigures(2, 1, height_ratios=[2, 1.05])
+    upper, lower = subfigures
     axes = [*upper.subplots(2, 2).flat, *lower.subplots(1, 2)]
     bare = epsilon[(epsilon["eps"] == 0) & (epsilon["state_dtype"] == "float64")].iloc[0]
     _holders(axes[0], runs[runs["run"] == bare["run"]], bare)
@@ -45,26 +61,31 @@ def draw(results):
     for ax in axes:
         sns.despine(ax=ax)
         if ax.get_yscale() == "log":
-            ax.yaxis.minorticks_off()  # many decades
+            ax.yaxis.minorticks_off()  # too dense over many decades
     axes[5].xaxis.minorticks_off()
     return figure
 
 
-def _steady(values):
-    """Values to nine digits: the last bits of an exponential depend on where in memory an array lies, and pixels on them."""
+def _rows(table: pd.DataFrame) -> Iterator[Any]:
+    """Iterate over the rows of a table, with its columns as attributes."""
+    return table.itertuples()
+
+
+def _steady(values: Iterable[float]) -> np.ndarray:
+    """Round to nine digits, so that pixels do not depend on memory alignment, which affects the last bits of `numpy.exp`."""
     return np.array([float(f"{value:.9g}") for value in values])
 
 
-def _spans(steps):
-    """Consecutive steps at which one row holds the largest update: their positions."""
+def _spans(steps: pd.DataFrame) -> list[pd.DataFrame]:
+    """Split the steps of a run into maximal stretches during which the largest update stays in the same row."""
     same = (steps["update_tensor"] == steps["update_tensor"].shift()) & (
         steps["update_row"] == steps["update_row"].shift()
     )
     return [part for _, part in steps.groupby((~same).cumsum())]
 
 
-def _holders(ax, steps, run):
-    """One run: the largest update, its holders in turn, and the exact rate through each of the longest holders."""
+def _holders(ax: Axes, steps: pd.DataFrame, run: pd.Series) -> None:
+    """Draw the largest update of one run, coloured by row, and the exact rate through its longest stretches in one row."""
     steps = steps[np.isfinite(steps["update_max"])]
     spans = _spans(steps)
     for i, part in enumerate(spans):
@@ -77,32 +98,33 @@ def _holders(ax, steps, run):
         )
         rise /= stability.prefactor(beta1=run["beta1"], beta2=run["beta2"], step=middle["step"])
         ax.plot(n, _steady(middle["update_max"] * rise), style.LINES["paper"], color="k", lw=0.8, zorder=3)
-        # A row without a token: the tensor, without the block it belongs to.
+        # A row without a token is labelled with its tensor, without the block's name.
         word = middle["token"] or middle["update_tensor"].split(".", 2)[-1]
         unseen = f", {middle['unseen']}" if middle["token"] else ""
         arrow = {"arrowstyle": "-", "color": "0.4", "lw": 0.5, "shrinkA": 0, "shrinkB": 1}
-        look = {"textcoords": "offset points", "fontsize": 5.5, "arrowprops": arrow}
+        look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 5.5, "arrowprops": arrow}
         ax.annotate(f"{word}{unseen}", (middle["step"], middle["update_max"]), (12, -11), **look)
-    # Two colours in turn, so that a change of holder is seen.
+    # Alternating colours show each change of row.
     turns = tuple(Line2D([], [], color=_COLORS[i], lw=1.6) for i in (0, 2))
     slope = Line2D([], [], color="k", lw=0.8, ls=style.LINES["paper"])
+    handles: list[Any] = [turns, slope]
     look = {"loc": "upper left", "handler_map": {tuple: HandlerTuple(ndivide=None, pad=0)}}
-    ax.legend([turns, slope], ["largest update, by row", r"slope $\ln\gamma/\!\sqrt{\beta}$"], **look)
+    ax.legend(handles, ["largest update, by row", r"slope $\ln\gamma/\!\sqrt{\beta}$"], **look)
     ax.set(
         yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="token with the largest update, steps unseen"
     )
     ax.set(xlim=(0, steps["step"].max()), ylim=(0.1, None))
 
 
-def _tokens(ax, results):
-    """Rates of word-level and character-level text against C, unstable points."""
+def _tokens(ax: Axes, results: str | Path) -> None:
+    """Draw the growth rates with word and with character tokens against C, at the unstable points."""
     table = read_joined(results, "growth")
     low = table.loc[table["variant"] == "characters", "C"].max()
     table = table[table["variant"].isin(["curve", "characters"]) & (table["C"] <= low + 0.02)]
     TOKENS.require(table["tokens"])
     for tokens, (color, marker) in TOKENS.items():
         some = table[table["tokens"] == tokens]
-        look = {"fmt": marker, "ms": 4, "mfc": "w", "mew": 0.9, "lw": 0.8, "color": color}
+        look: dict[str, Any] = {"fmt": marker, "ms": 4, "mfc": "w", "mew": 0.9, "lw": 0.8, "color": color}
         ax.errorbar(some["C"], some["rate"], half_width(some["rate_se"], some["rate_df"]), label=tokens, **look)
     exact = sort_rows(table.drop_duplicates("C"), ["C"])
     ax.plot(
@@ -113,25 +135,34 @@ def _tokens(ax, results):
     ax.legend(loc="lower left")
 
 
-def _eps_styles(table):
+def _eps_styles(table: pd.DataFrame) -> dict[float, tuple[str, str]]:
+    """Return colour and marker of each ε in the table."""
     return style.by_rank("experiments/practice/figure.py: EPS", EPS, sorted(table["eps"].unique()))
 
 
-def _eps_handles(styles):
+def _eps_handles(styles: dict[float, tuple[str, str]]) -> list[Line2D]:
+    """Return one legend handle per ε."""
     return [
         Line2D([], [], color=color, marker=marker, mfc="w", ms=3.5, label=rf"$\epsilon$ = {eps:g}")
         for eps, (color, marker) in styles.items()
     ]
 
 
-def _ended(ax, runs, table):
-    """Largest update over the steps for every ε and precision of the state."""
+def _ended(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Draw the largest update against the step, for every ε and precision of the state."""
     styles = _eps_styles(table)
-    for run in table.itertuples():
+    for run in _rows(table):
         steps = runs[runs["run"] == run.run]
         color, marker = styles[run.eps]
         every = max(1, len(steps) // 8)
-        look = {"color": color, "marker": marker, "ms": 3, "mfc": "w", "lw": 1, "markevery": (every // 2, every)}
+        look: dict[str, Any] = {
+            "color": color,
+            "marker": marker,
+            "ms": 3,
+            "mfc": "w",
+            "lw": 1,
+            "markevery": (every // 2, every),
+        }
         ax.plot(steps["step"], steps["update_max"], DTYPES[run.state_dtype], **look)
     lines = [Line2D([], [], color="0.3", ls=ls, label=f"state {dtype}") for dtype, ls in DTYPES.items()]
     ax.legend(handles=[*_eps_handles(styles), *lines], loc="upper left", ncols=2, columnspacing=1)
@@ -139,29 +170,31 @@ def _ended(ax, runs, table):
     ax.set_xlim(0, runs.loc[runs["run"].isin(table["run"]), "step"].max())
 
 
-def _unseen(ax, runs, table):
-    """The largest update against the time for which its token has been unseen.
+def _unseen(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Draw the largest update against the number of steps for which its token has been unseen.
 
-    The line is a coordinate with one gradient and none after it: m/√v = (1−γ)/√(1−β) when it comes, then the exact law with
-    ε. The size of that gradient is unknown; it is taken from the peak with the largest ε, and the others are predicted.
+    The lines show a coordinate that receives one gradient and none after it: m/√v starts at (1−γ)/√(1−β) and then follows
+    the exact law with ε. The unknown size of that gradient is fitted to the peak with the largest ε. The other lines are
+    predictions.
     """
     styles = _eps_styles(table)
     pair = {"beta1": table["beta1"].iloc[0], "beta2": table["beta2"].iloc[0]}
     a, b = -np.log(pair["beta1"]), -0.5 * np.log(pair["beta2"])
     start = (1 - pair["beta1"]) / np.sqrt(1 - pair["beta2"])
-    largest = table.loc[table["eps"].idxmax()]
+    at: Any = table["eps"].idxmax()
+    largest = table.loc[at]
     root = 1.0
     if largest["eps"] > 0 and largest["cap"] > 0:
         # The cap grows like (root/ε)^((b−a)/b).
         root = (largest["peak"] / (start * largest["cap"])) ** (b / (b - a))
     top = 1
-    for run in table.itertuples():
+    for run in _rows(table):
         steps = runs[(runs["run"] == run.run) & (runs["unseen"] > 0)]
         color, marker = styles[run.eps]
         ax.plot(steps["unseen"], steps["update_max"], marker, ms=2.2, mew=0.4, mfc="none", color=color, rasterized=True)
         top = max(top, steps["unseen"].max() if len(steps) else 1)
     j = np.arange(int(top) + 1)
-    for run in table.itertuples():
+    for run in _rows(table):
         line = _steady(start * np.exp(-a * j) / (np.exp(-b * j) + run.eps / root))
         ax.plot(j, line, style.LINES["exact"], color="w", lw=2.2, zorder=3)
         ax.plot(j, line, style.LINES["exact"], color=styles[run.eps][0], lw=1.1, zorder=3)
@@ -176,13 +209,13 @@ def _unseen(ax, runs, table):
     ax.set_ylim(bottom=0.1)
 
 
-def _long(ax, runs, table):
-    """Long runs at points of the normal curve, coloured by C, and growth at the exact rate from the start."""
+def _long(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Draw long runs at points of the normal curve, coloured by C, and growth at the exact rate from step 0."""
     colors, norm = style.coefficient_scale(min(table["C"].min(), -0.05), max(table["C"].max(), 0.25))
     limits = np.log10([0.1, 30 * table["peak"].max()])
     length = table["steps"].max()
     ends = []
-    for run in sort_rows(table[table["seed"] == table["seed"].iloc[0]], ["C"], ascending=False).itertuples():
+    for run in _rows(sort_rows(table[table["seed"] == table["seed"].iloc[0]], ["C"], ascending=False)):
         steps = runs[(runs["run"] == run.run) & np.isfinite(runs["update_max"])]
         color = colors(norm(run.C))
         ax.plot(steps["step"], steps["update_max"], lw=0.8, color=color)
@@ -192,11 +225,17 @@ def _long(ax, runs, table):
             last = min(length, limits[1] * np.log(10) / run.rate_exact)
             ax.plot([0, last], [1, np.exp(run.rate_exact * last)], style.LINES["paper"], lw=0.8, color=color)
         ends.append([np.log10(steps["update_max"].iloc[-1]), f"$C = {run.C:.3f}$", color])
-    # Names at the lines' ends, moved up where two would overlap.
+    # Label each line at its end, moved up where two labels would overlap.
     below = -np.inf
     for end, name, color in sorted(ends, key=lambda end: end[0]):
         below = max(end, below + 0.055 * (limits[1] - limits[0]))
-        look = {"textcoords": "offset points", "va": "center", "fontsize": 6, "color": color, "annotation_clip": False}
+        look: dict[str, Any] = {
+            "textcoords": "offset points",
+            "va": "center",
+            "fontsize": 6,
+            "color": color,
+            "annotation_clip": False,
+        }
         ax.annotate(name, (1, (below - limits[0]) / (limits[1] - limits[0])), (3, 0), xycoords="axes fraction", **look)
     handles = [
         Line2D([], [], color="0.3", lw=0.8, label="largest update"),
@@ -207,8 +246,13 @@ def _long(ax, runs, table):
     ax.set(xlim=(0, length), ylim=10**limits)
 
 
-def setting(run, bare):
-    """What a run has, in words: ε and precision, and in what else it differs from the bare unstable pair."""
+def setting(run: Any, bare: pd.Series) -> str:
+    """Return the label of a run: ε, state precision, and its other differences from the bare unstable run.
+
+    Args:
+        run: row of the joined table, with its columns as attributes.
+        bare: row of the run with ε = 0, float64 state and no safeguard.
+    """
     parts = [rf"$\epsilon$ = {run.eps:g}", f"{run.state_dtype}"]
     if run.precision != "float32":
         parts.append(f"gradients {run.precision}")
@@ -223,11 +267,11 @@ def setting(run, bare):
     return ", ".join(parts)
 
 
-def _protection(ax, table, bare):
-    """Largest update under every setting, and the test loss at the end beside it."""
-    table = table.assign(setting=[setting(run, bare) for run in table.itertuples()])
+def _protection(ax: Axes, table: pd.DataFrame, bare: pd.Series) -> None:
+    """Draw the largest update under every setting, with the final test loss (mean over seeds) at the right."""
+    table = table.assign(setting=[setting(run, bare) for run in _rows(table)])
     groups = table.groupby("setting").agg(peak=("peak", lambda x: np.log(x).mean()), loss=("test_loss", "mean"))
-    # Some settings have the same peaks, whose logarithms differ in a last digit.
+    # Rounding makes the order reproducible: some settings have equal peaks whose logarithms differ in the last digit.
     groups = sort_rows(groups.reset_index().round({"peak": 9}), ["peak", "setting"], ascending=[False, True])
     groups = groups.set_index("setting")
     for y, (name, group) in enumerate(groups.iterrows()):
@@ -241,6 +285,7 @@ def _protection(ax, table, bare):
     ax.grid(axis="y", lw=0.3, color="0.85")
 
 
-def _beside(ax, y, text):
-    look = {"textcoords": "offset points", "va": "center", "fontsize": 5.5, "annotation_clip": False}
+def _beside(ax: Axes, y: float, text: str) -> None:
+    """Write a text to the right of the panel, at height ``y`` in data coordinates."""
+    look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 5.5, "annotation_clip": False}
     ax.annotate(text, (1.0, y), (3, 0), xycoords=("axes fraction", "data"), **look)

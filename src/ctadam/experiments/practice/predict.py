@@ -1,31 +1,39 @@
-"""Growth rates, bounds and the end that ε puts to growth, for the runs of `ctadam.experiments.practice.runs`."""
+"""Predicted growth rates, bounds and caps by ε for the runs of `ctadam.experiments.practice.runs`."""
 
 import numpy as np
+import pandas as pd
 
 from ctadam.experiments.growth import predict as growth
 from ctadam.theory import stability
 
-#: Parameters of a run, of which the predictions are made.
+#: Columns that `predict` reads.
 COLUMNS = ["run", "variant", "point", "beta1", "beta2", "lr", "weight_decay", "eps", "state_dtype", "clip"]
 COLUMNS += ["seed", "step"]
 
 
-def predict(points):
-    """Predictions per run.
+def predict(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions for each run.
+
+    The cap is that of a coordinate that receives no more gradients, with √v = 1 at its last gradient; see
+    `ctadam.theory.stability.epsilon_cap`.
 
     Args:
-        points: DataFrame with `COLUMNS`; ``step`` is the run's last step.
+        points: DataFrame with `COLUMNS`, one row per run; ``step`` is the index of the run's last step.
 
     Returns:
-        DataFrame, a row a run: as `ctadam.experiments.growth.predict.predict`, and ``cap``, ``cap_unseen``: for ε > 0 outside the
-        exact stable region, the largest update of a coordinate whose gradients stop, over what it is when they do, and
-        how many steps later it comes (`ctadam.theory.stability.epsilon_cap`), for a second moment of root 1.
+        DataFrame with one row per run. It has the columns of `ctadam.experiments.growth.predict.predict` and
+
+        - ``cap_unseen``: steps from the last gradient to the largest update;
+        - ``cap``: largest update, relative to the update at the last gradient.
+
+        Both are NaN for ε = 0 and for pairs that are not unstable by the exact law.
     """
     table = growth.predict(points, COLUMNS)
     table["cap_unseen"], table["cap"] = np.nan, np.nan
     capped = (table["eps"] > 0) & (table["C_exact"] < 0)
     if capped.any():
-        some = table.loc[capped, ["beta1", "beta2", "eps"]]
-        unseen, cap = stability.epsilon_cap(**{name: values.to_numpy() for name, values in some.items()})
+        unseen, cap = stability.epsilon_cap(
+            **{name: table.loc[capped, name].to_numpy() for name in ("beta1", "beta2", "eps")}
+        )
         table.loc[capped, "cap_unseen"], table.loc[capped, "cap"] = unseen, cap
     return table

@@ -1,21 +1,25 @@
-"""Why does real training rarely explode? One unstable pair under everything that may hold it back, and long runs.
+"""Why real training rarely explodes: one unstable pair under each common safeguard, and long runs.
 
-A small language model on word tokens, as in `ctadam.experiments.growth.runs`. Three variants share one table:
+The model is the small language model of `ctadam.experiments.growth.runs`, on word tokens. The table of runs has three
+variants:
 
 ``epsilon``
-    one unstable pair with every ε and every precision of the optimizer's state;
+    One unstable pair with every ε and every precision of the optimizer's state.
 ``protection``
-    the same pair with clipped gradients, weight decay, a smaller learning rate, all that is usual together, stable
-    pairs in its place, and gradients in mixed precision, one change at a time;
+    The same pair with one change per run: clipped gradients, weight decay, a smaller learning rate, combinations with
+    torch's default ε and precision, a stable pair instead, or gradients in mixed precision.
 ``long``
-    some points of the normal curve (ε = 0, float64 state) for many steps, in which every token comes back.
+    Some points of the normal curve (ε = 0, float64 state) for so many steps that every token recurs.
 """
 
 import itertools
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ctadam.data.text import load_corpus
 from ctadam.errors import ArtifactError
@@ -23,17 +27,20 @@ from ctadam.theory.stability import normal_curve_points
 from ctadam.training import chunk_size, language, train
 
 
-def _held_back(parameters):
-    """The runs of one unstable pair: what each changes of the bare one (ε = 0, float64 state, no clipping, no decay)."""
+def _held_back(parameters: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the runs of the unstable pair, each with its changes to the bare run, without seeds and steps.
+
+    The bare run has ε = 0, float64 state, no clipping and no weight decay.
+    """
     protection = parameters["protection"]
-    bare = {
+    bare: dict[str, Any] = {
         **parameters["pair"], "eps": 0.0, "state_dtype": "float64", "clip": math.inf, "weight_decay": 0.0,
         "lr": parameters["lr"], "precision": "float32",
     }  # fmt: skip
     clip, decay = {"clip": float(protection["clip"])}, {"weight_decay": float(protection["weight_decay"])}
-    # What is usual: torch's ε and precision.
-    usual = {"eps": float(max(parameters["eps"])), "state_dtype": "float32"}
-    changes = [clip, decay, {"lr": parameters["lr"] * protection["lr_factor"]}]
+    # The usual setting has the largest ε, which is torch's default, and torch's default precision.
+    usual: dict[str, Any] = {"eps": float(max(parameters["eps"])), "state_dtype": "float32"}
+    changes: list[dict[str, Any]] = [clip, decay, {"lr": parameters["lr"] * protection["lr_factor"]}]
     changes += [usual | clip, usual | decay, usual | clip | decay]
     changes += [{"beta1": pair["beta1"], "beta2": pair["beta2"]} for pair in protection["pairs"]]
     changes += [{"precision": precision} for precision in protection["precisions"]]
@@ -45,11 +52,21 @@ def _held_back(parameters):
     return pd.DataFrame(rows + [bare | change | {"variant": "protection"} for change in changes])
 
 
-def points(parameters):
-    """The table of runs: a row a run, with the columns of `ctadam.training.train` and
+def points(parameters: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the table of runs.
 
-    - ``variant``: see the module; ``point``: index along the curve from its stable end (−1 off the curve);
-    - ``tokens``: tokenization, the same for all.
+    Args:
+        parameters: section ``practice`` of the configuration.
+
+    Returns:
+        DataFrame with one row per run. It has the columns that `ctadam.training.train` reads and
+
+        - ``variant``: ``"epsilon"``, ``"protection"`` or ``"long"``, see the module;
+        - ``point``: index along the normal curve, counted from its stable end; −1 for pairs off the curve;
+        - ``tokens``: tokenization, always ``"words"``.
+
+    Raises:
+        ArtifactError: if a point of the long runs is not on the curve.
     """
     one = _held_back(parameters).assign(point=-1, steps=parameters["steps"])
     one = one.merge(pd.DataFrame({"seed": parameters["seeds"]}), how="cross")
@@ -68,20 +85,22 @@ def points(parameters):
     return table
 
 
-def run(points, parameters, *, device, progress):
-    """Train the given points.
+def run(
+    points: pd.DataFrame, parameters: Mapping[str, Any], *, device: torch.device, progress: Callable[[int], object]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Train the given runs.
 
     Args:
-        points: rows of `points`.
+        points: rows of the table that `points` returns.
         parameters: section ``practice`` of the configuration.
-        device: `torch.device`.
-        progress: called with the steps done since the last call.
+        device: where to train.
+        progress: called with the number of steps since the last call, summed over runs.
 
     Returns:
-        ``(table, details)``: see `ctadam.training.train`, and a column ``token``, the word whose row holds the largest
-        update (empty if it is no word's); for the provenance the text's sha256, how many words there are and how many
-        of them are distinct, how many runs were trained at a time, and how many weights the model
-        has.
+        ``(table, details)``. ``table`` has one row per step, as returned by `ctadam.training.train`, and a column ``token``
+        with the word whose row has the largest update (empty if the row belongs to no word). ``details`` goes into the
+        provenance: the sha256 of the text, the number of training words and of distinct words, the number of runs
+        trained together, and the number of weights of the model.
     """
     corpus = load_corpus(
         parameters["text"],
@@ -107,6 +126,6 @@ def run(points, parameters, *, device, progress):
     return table, details
 
 
-def cost(points):
-    """Units of work in these points, for the progress line: optimizer steps."""
+def cost(points: pd.DataFrame) -> tuple[int, str]:
+    """Return the amount of work in these runs and its unit, for the progress line; here optimizer steps."""
     return int(points["steps"].sum()), "step"

@@ -1,5 +1,5 @@
-"""Learning rates, noise and weight decay on a convex quadratic, all over the square of betas: claim S9."""
+"""Learning rate, noise and weight decay on a convex quadratic, over the whole square of betas (claim S9)."""
 
-#: Name of the figure's files, and the experiments whose results it shows.
+#: Base name of the figure's files, and the experiments whose results it shows.
 FIGURE = "fig6_quadratic"
 NEEDS = ("quadratic",)

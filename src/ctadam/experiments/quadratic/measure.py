@@ -1,29 +1,41 @@
-"""What the runs of `ctadam.experiments.quadratic.runs` come to, setting by setting."""
+"""Summary of the runs of `ctadam.experiments.quadratic.runs`, one row per setting."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+#: Columns that identify a setting.
 KEYS = ["sweep", "lr", "noise", "weight_decay"]
-#: An update this large is far from what Adam is meant to do.
+#: Size of ‖u_n‖_∞ above which an update counts as large. Adam's updates are meant to be about 1.
 LARGE = 10.0
 
 
-def measure(runs):
-    """Measurements per setting.
+def measure(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the measurements of each setting.
+
+    If a run of the setting diverged or one of its records is not finite, all measurements of the setting except the counts
+    are NaN, because the remaining records do not give the run's largest update.
 
     Args:
-        runs: the raw table, see `ctadam.experiments.quadratic.runs.run`.
+        runs: raw table with one row per run, as returned by `ctadam.experiments.quadratic.runs.run`.
 
     Returns:
-        DataFrame, a row a setting in the order of the runs: `KEYS`, the number of ``runs``; how many ``diverged``;
-        ``update_max``, the largest update of all; ``large_share``, the share of runs whose updates exceed `LARGE`;
-        ``ratio_paper``, ``ratio_exact``, ``ratio_late``: the largest; ``loss``: the median at the end. If a run diverged, all
-        but the counts are empty: what it recorded before is not its largest update.
+        DataFrame with one row per setting, in the order of the runs. It has `KEYS` and
+
+        - ``runs``, ``diverged``: number of runs, and how many of them diverged;
+        - ``update_max``: largest ‖u_n‖_∞ of all runs;
+        - ``large_share``: share of runs whose largest update exceeds `LARGE`;
+        - ``ratio_paper``, ``ratio_exact``, ``ratio_late``: maxima of these raw columns over the runs;
+        - ``loss``: median final loss.
     """
     measured = ["update_max", "ratio_paper", "ratio_exact", "ratio_late", "loss"]
-    good = (runs["diverged_at"] < 0) & np.isfinite(runs[measured]).all(axis=1)
+    finite: Any = np.isfinite(runs[measured])
+    good = (runs["diverged_at"] < 0) & finite.all(axis=1)
     runs = runs.assign(**runs[measured].where(good))
 
-    def of_all(statistic):
+    def of_all(statistic: Callable[[pd.Series], Any]) -> Callable[[pd.Series], float]:
         return lambda values: float(statistic(values)) if values.notna().all() else np.nan
 
     return runs.groupby(KEYS, sort=False, as_index=False).agg(

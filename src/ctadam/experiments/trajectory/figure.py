@@ -1,17 +1,23 @@
-"""Figure 1: the differential equations against the optimizer (paper, section 2; claims T1, T2, T4)."""
+"""Figure 1: how closely the differential equations track the optimizer (paper, section 2; claims T1, T2, T4)."""
+
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ctadam.analysis import style
 from ctadam.storage.store import read_csv, read_runs
 
-#: The model whose weights are shown; both are in the lower panels.
+#: The model whose weights the upper panels show. The lower panels show both models.
 SHOWN = "transformer"
 MODELS = style.Table("experiments/trajectory/figure.py: MODELS", {"mlp": "MLP", "transformer": "transformer"})
-#: (order, kernel) -> name, in the order of the legend.
+#: Name of each equation (order, kernel), in the order of the legend.
 EQUATIONS = style.Table(
     "experiments/trajectory/figure.py: EQUATIONS",
     {
@@ -23,8 +29,15 @@ EQUATIONS = style.Table(
 )
 
 
-def draw(results):
-    """The figure, from the trajectory runs and measurements under ``results``."""
+def draw(results: str | Path) -> Figure:
+    """Return the figure.
+
+    Args:
+        results: directory of one scale, with the runs and measurements of ``trajectory``.
+
+    Raises:
+        ArtifactError: if they are incomplete or were changed.
+    """
     runs = read_runs(results, "trajectory")
     table = read_csv(results, "trajectory", "measurements").query("variant == 'flow'")
     MODELS.require(table["model"])
@@ -60,16 +73,16 @@ def draw(results):
     ]
     models = [Line2D([], [], color="0.3", ls=style.MODEL_LINES[key], label=name) for key, name in MODELS.items()]
     title = "equation (slopes of ln error on ln $\\eta$ in (d): " + ", ".join(MODELS.values()) + ")"
-    look = {"loc": "outside lower center", "ncols": 3, "title": title, "title_fontsize": 7}
+    look: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "title": title, "title_fontsize": 7}
     figure.legend(handles=[*equations, *models], **look)
     style.label_panels(axes.flat)
     sns.despine(figure)
     return figure
 
 
-def _weights(ax, runs):
-    """Single weights: markers for the optimizer, lines for the paper's equation (second order, its kernel)."""
-    names = [name for name in runs if name.startswith("weight_") and name != "weight_decay"]
+def _weights(ax: Axes, runs: pd.DataFrame) -> None:
+    """Draw single weights: markers for the optimizer, lines for the paper's equation (second order, paper's kernel)."""
+    names = [name for name in map(str, runs) if name.startswith("weight_") and name != "weight_decay"]
     colors = sns.color_palette("colorblind", len(names))
     discrete = runs[runs["variant"] == "discrete"]
     equation = runs[(runs["variant"] == "flow") & (runs["order"] == 2) & (runs["kernel"] == "paper")]
@@ -80,15 +93,16 @@ def _weights(ax, runs):
     ax.set(xlabel="step $n$", ylabel=r"weight $\theta_n$", xlim=(0, runs["step"].max()))
 
 
-def _weight_handles():
+def _weight_handles() -> list[Line2D]:
+    """Return the legend handles of the upper panels."""
     return [
         Line2D([], [], ls="", marker="o", ms=3, mfc="none", color="0.3", label="optimizer"),
         Line2D([], [], color="0.3", lw=0.9, label="paper's equation"),
     ]
 
 
-def _over_time(ax, runs):
-    """Relative error after every step, mean over seeds."""
+def _over_time(ax: Axes, runs: pd.DataFrame) -> None:
+    """Draw the relative error after every step, mean over seeds."""
     steps = int(runs["step"].max())
     marked = np.unique(np.geomspace(1, steps, 9).astype(int)) - 1
     for model in MODELS:
@@ -111,8 +125,12 @@ def _over_time(ax, runs):
     ax.set_ylabel(r"$\|\theta_{\mathrm{eq}}-\theta_n\|\,/\,\|\theta_n-\theta_0\|$")
 
 
-def _over_rates(ax, table):
-    """Relative error at the end against the learning rate, mean over seeds. Gives the slopes of its logarithm."""
+def _over_rates(ax: Axes, table: pd.DataFrame) -> dict[tuple[str, tuple[int, str]], float]:
+    """Draw the final relative error against the learning rate, mean over seeds.
+
+    Returns:
+        Slope of ln(error) on ln(η), by model and (order, kernel); NaN with fewer than two learning rates.
+    """
     slopes = {}
     for model in MODELS:
         for key in EQUATIONS:
@@ -131,7 +149,14 @@ def _over_rates(ax, table):
     return slopes
 
 
-def _tolerance(ax):
+def _tolerance(ax: Axes) -> None:
+    """Mark the 5 % tolerance of claims T1 and T2."""
     ax.axhline(0.05, color="0.6", lw=0.7, ls=":", zorder=0)
-    look = {"textcoords": "offset points", "va": "center", "fontsize": 6.5, "color": "0.35", "annotation_clip": False}
+    look: dict[str, Any] = {
+        "textcoords": "offset points",
+        "va": "center",
+        "fontsize": 6.5,
+        "color": "0.35",
+        "annotation_clip": False,
+    }
     ax.annotate("5 %", (1, 0.05), (2, 0), xycoords=("axes fraction", "data"), **look)

@@ -1,23 +1,26 @@
-"""Does the differential equation follow the optimizer? (paper, section 2; equations: `ctadam.theory.flow`)
+"""How closely the differential equations track the optimizer (paper, section 2; equations in `ctadam.theory.flow`).
 
-Full batch, float64, ε = 0. From the same initial weights, Adam(W) takes its steps and each equation is integrated; the
-distance between the two, over all weights, is recorded after every step. Three variants share one table:
+Adam(W) and every equation start from the same initial weights, with full batches, float64 and ε = 0. The distance between
+the two, over all weights, is recorded after every step. The table of runs has three variants:
 
 ``discrete``
-    the optimizer itself: distance travelled, loss, and how many gradients change sign from one step to the next;
+    The optimizer itself: distance travelled, loss, and share of gradients that change sign between consecutive steps.
 ``flow``
-    one equation (order, kernel) in steps (p = 0), and what it is off by;
+    One equation (order, kernel), integrated in steps (p = 0), and its error.
 ``relabelled``
-    one equation integrated in t = n·η^p, and what it differs by from the same equation in steps.
+    One equation, integrated in t = n·η^p, and its difference from the same equation in steps.
 
-Runs of the same equation are integrated together, one row of a matrix each: they have the time, in steps, in common.
+Runs of the same equation share their time grid, so they are integrated together as rows of one matrix.
 """
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
 from torchdiffeq import odeint
@@ -30,19 +33,26 @@ from ctadam.models.transformer import Transformer
 from ctadam.optim import kadam_update_
 from ctadam.theory import flow
 
-#: Every equation, as (order, kernel).
+#: All equations, as (order, kernel).
 EQUATIONS = [(order, kernel) for order in flow.ORDERS for kernel in flow.KERNELS]
 MODELS = ("mlp", "transformer")
 
 
-def points(parameters):
-    """The table of runs: a row a run, with the columns
+def points(parameters: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the table of runs.
 
-    - ``run``, ``variant`` (see the module), ``model``, ``lr``, ``weight_decay``, ``seed``, ``steps``;
-    - ``beta1``, ``beta2``: the paper's γ and β, the same for all;
-    - ``order``, ``kernel``, ``p``: the equation (0, ``none`` and 0 for the optimizer);
-    - ``check``: whether the equation is also integrated with steps twice as long, to see the solver's own error;
-    - ``pictured``: whether single weights are recorded.
+    Args:
+        parameters: section ``trajectory`` of the configuration.
+
+    Returns:
+        DataFrame with one row per run and the columns
+
+        - ``run``, ``model``, ``lr``, ``weight_decay``, ``seed``, ``steps``;
+        - ``variant``: ``"discrete"``, ``"flow"`` or ``"relabelled"``, see the module;
+        - ``beta1``, ``beta2``: the paper's γ and β, the same for all runs;
+        - ``order``, ``kernel``, ``p``: the equation; 0, ``"none"`` and 0 for the optimizer;
+        - ``check``: whether the equation is also integrated with doubled solver steps, to estimate the solver's error;
+        - ``pictured``: whether single weights are recorded.
     """
     runs = pd.DataFrame({"model": MODELS})
     for name, values in (("seed", "seeds"), ("weight_decay", "weight_decays"), ("lr", "lrs")):
@@ -55,7 +65,8 @@ def points(parameters):
         model=one["model"], seed=parameters["seeds"][0], weight_decay=parameters["weight_decays"][-1], lr=one["lr"],
         steps=one["steps"],
     )  # fmt: skip
-    # The equation varies fastest: shards dealt in multiples of four get one each, and integrate its runs together.
+    # The equation varies fastest. If the number of shards is a multiple of four, each shard gets the runs of one equation
+    # and integrates them together.
     table = pd.concat(
         [
             runs.assign(variant="flow", check=first).merge(equations, how="cross"),
@@ -75,10 +86,25 @@ def points(parameters):
 
 
 class _Problem:
-    """One model on its data: initial weights as a vector, and gradient and loss of many such vectors at once."""
+    """A model and its data: initial weights as a vector, and loss and gradient of a batch of such vectors.
 
-    def __init__(self, name, parameters, device):
+    Args:
+        name: ``"mlp"`` or ``"transformer"``.
+        parameters: section ``trajectory`` of the configuration.
+        device: where to compute.
+
+    Attributes:
+        data: sha256 of the data, by source.
+        dimension: number of weights d.
+        gradient_and_loss: function from weights of shape (runs, d) to gradients (runs, d) and losses (runs,) in nats.
+
+    Raises:
+        ArtifactError: if the sizes of the model are incompatible.
+    """
+
+    def __init__(self, name: str, parameters: Mapping[str, Any], device: torch.device) -> None:
         settings = parameters[name]
+        self._make: Callable[[torch.Generator], nn.Module]
         if name == "mlp":
             digits = load_digits(settings["examples"])
             inputs, targets, self.data = digits.images, digits.labels, {"digits": digits.sha256}
@@ -87,7 +113,7 @@ class _Problem:
             )
         else:
             size = settings["model"]
-            # Nothing is tested here; the split is that of the other experiments, so that they see the same text.
+            # No test loss is needed. The split makes the training text the same as in the other experiments.
             corpus = load_corpus(
                 settings["text"], tokenization="characters", test_fraction=0.1, context=size["context"]
             )
@@ -104,92 +130,128 @@ class _Problem:
         self.device = device
         try:
             model = self._make(torch.Generator().manual_seed(0)).double().to(device)
-        except ValueError as error:  # sizes that do not go together, which no schema can tell
+        except ValueError as error:  # incompatible sizes, which the schema cannot detect
             raise ArtifactError(f"trajectory.{name}: {error}") from error
         self._shapes = {key: value.shape for key, value in model.named_parameters()}
         sizes = [shape.numel() for shape in self._shapes.values()]
         self.dimension = sum(sizes)
 
-        def loss(theta):
+        def loss(theta: Tensor) -> Tensor:
             parts = zip(self._shapes.items(), theta.split(sizes), strict=True)
             logits = functional_call(model, {key: part.view(shape) for (key, shape), part in parts}, (inputs,))
             return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
-        # One after the other where a device cannot hold all of them.
+        # A chunk size limits memory where the device cannot hold all runs at once.
         self.gradient_and_loss = vmap(grad_and_value(loss), chunk_size=parameters["at_once"])
 
-    def start(self, seed):
-        """Initial weights of a seed, and the coordinates that a picture shows."""
+    def start(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Return the initial weights, float64 of shape (d,), and a random permutation of the coordinates, int64 (d,).
+
+        The figure shows the first coordinates of the permutation.
+        """
         weights, choice = np.random.SeedSequence(int(seed)).generate_state(2)
         model = self._make(torch.Generator().manual_seed(int(weights)))
         theta = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).double()
         order = torch.randperm(self.dimension, generator=torch.Generator().manual_seed(int(choice)))
         return theta.to(self.device), order.to(self.device)
 
-    def gradient(self, theta):
+    def gradient(self, theta: Tensor) -> Tensor:
+        """Return the gradients of the loss at weights of shape (runs, d), of the same shape."""
         return self.gradient_and_loss(theta)[0]
 
 
 class _Equation:
-    """The runs of one equation, integrated together, and perhaps those of them with the same in another way beside it.
+    """The runs of one equation, integrated together, with a second integration of some of them for comparison.
 
-    ``rows``: places of these runs in the batch of the optimizer's; ``first``, ``least``: substeps in the first step and
-    in late ones. Where gradients of the first step are nearly zero, v starts nearly zero and the update turns within a
-    fraction of a step; the solver needs ever fewer substeps as v fills.
+    The second integration uses doubled solver steps (for runs to check) or time in steps instead of t (for relabelled runs).
+
+    Early steps need more substeps. Where the gradients of the first step are nearly zero, v starts near zero and the update
+    changes direction within a fraction of a step. This stiffness fades as v grows.
+
+    Args:
+        problem: model and data.
+        rows: int64 of shape (runs,), row of each run in the optimizer's batch.
+        theta: initial weights of shape (runs, d).
+        runs: rows of the table of runs that share variant, order, kernel and p.
+        parameters: section ``trajectory`` of the configuration.
+
+    Attributes:
+        error: relative error of each run after each step, of shape (runs, steps + 1), NaN at step 0.
+        difference: relative difference from the second integration, of the same shape, NaN where there is none.
+        first, least: number of substeps in the first step and minimum number in later steps.
     """
 
-    def __init__(self, problem, rows, theta, runs, parameters):
+    def __init__(
+        self, problem: _Problem, rows: Tensor, theta: Tensor, runs: pd.DataFrame, parameters: Mapping[str, Any]
+    ) -> None:
         order, kernel, p = runs[["order", "kernel", "p"]].iloc[0]
         self.rows = rows
         self.first, self.least = parameters["first_substeps"], parameters[runs["model"].iloc[0]]["substeps"][order - 1]
         self.error = torch.full((len(runs), runs["steps"].iloc[0] + 1), math.nan, dtype=torch.float64)
-        self.beside = torch.full_like(self.error, math.nan)
+        self.difference = torch.full_like(self.error, math.nan)
         lr, decay = (torch.tensor(runs[[name]].to_numpy(), device=theta.device) for name in ("lr", "weight_decay"))
-        pair = {"beta1": parameters["beta1"], "beta2": parameters["beta2"], "order": int(order), "kernel": kernel}
+        pair: dict[str, Any] = {
+            "beta1": parameters["beta1"],
+            "beta2": parameters["beta2"],
+            "order": int(order),
+            "kernel": kernel,
+        }
         self.flow = flow.adamw(problem.gradient, lr=_single(lr, p), weight_decay=decay, p=float(p), **pair)
         self.state = self.flow.start(theta)
-        # The comparison: with twice the step for those to check, in steps instead of t for those relabelled.
         self.relabelled = p != 0
         picked = np.flatnonzero(runs["check"] | self.relabelled)
         self.picked = torch.tensor(picked, device=theta.device)
-        self.other = None
+        self.other: flow.Flow | None = None
         if len(picked):
             self.other = flow.adamw(problem.gradient, lr=lr[picked], weight_decay=decay[picked], **pair)
             self.other_state = self.other.start(theta[picked])
 
-    def advance(self, n):
-        substeps = max(self.least, 2 * math.ceil(2 * self.first / (n + 4)))  # even, so that it can be halved
+    def advance(self, n: int) -> None:
+        """Integrate from step n to step n + 1."""
+        substeps = max(self.least, 2 * math.ceil(2 * self.first / (n + 4)))  # even, because a check halves it
         self.state = _integrate(self.flow, self.state, n, substeps)
         if self.other is not None:
             self.other_state = _integrate(
                 self.other, self.other_state, n, substeps if self.relabelled else substeps // 2
             )
 
-    def record(self, n, theta, distance):
-        """Errors after n steps, relative to the distance that the optimizer has travelled."""
+    def record(self, n: int, theta: Tensor, distance: Tensor) -> None:
+        """Record the errors after n steps, relative to the distance that the optimizer has travelled.
+
+        Args:
+            n: number of steps; nothing is recorded for 0.
+            theta: the optimizer's weights, of shape (runs, d).
+            distance: ‖θ_n − θ_0‖ of the optimizer, of shape (runs,).
+        """
         if n == 0:
             return
         self.error[:, n] = ((self.state[0] - theta).norm(dim=-1) / distance).cpu()
         if self.other is not None:
             difference = (self.state[0][self.picked] - self.other_state[0]).norm(dim=-1) / distance[self.picked]
-            self.beside[self.picked.cpu(), n] = difference.cpu()
+            self.difference[self.picked.cpu(), n] = difference.cpu()
 
 
-def _single(lr, p):
-    """The one learning rate that a time other than steps needs."""
+def _single(lr: Tensor, p: float) -> Tensor | float:
+    """Return the learning rates, or the single one as a float if p ≠ 0, where all runs share one time axis."""
     return float(lr[0, 0]) if p != 0 else lr
 
 
-def _integrate(equation, state, n, substeps):
-    """From step n to n + 1 by the classical fourth-order method."""
+def _integrate(equation: flow.Flow, state: flow.State, n: int, substeps: int) -> flow.State:
+    """Return the state at step n + 1 from that at step n, by the classical fourth-order Runge-Kutta method."""
     times = equation.times(1, first=n, substeps=substeps).to(state[0].device)
     options = {"grid_constructor": lambda function, start, t: times}
     return tuple(part[-1] for part in odeint(equation, state, times[[0, -1]], method="rk4", options=options))
 
 
 @torch.no_grad()
-def _run_model(problem, points, parameters, progress):
-    """All points of one model; the optimizer's steps are taken for all of them, whether or not they are points."""
+def _run_model(
+    problem: _Problem, points: pd.DataFrame, parameters: Mapping[str, Any], progress: Callable[[int], object]
+) -> list[pd.DataFrame]:
+    """Return the records of all runs of one model, one table per run.
+
+    The optimizer runs for every combination of lr, weight decay and seed, because equations are compared with it even if
+    its own run belongs to another shard.
+    """
     configs = points[["lr", "weight_decay", "seed"]].drop_duplicates(ignore_index=True)
     starts = {seed: problem.start(seed) for seed in configs["seed"].unique()}
     theta = torch.stack([starts[seed][0] for seed in configs["seed"]])
@@ -245,60 +307,67 @@ def _run_model(problem, points, parameters, progress):
     errors = {}
     for runs, equation in equations:
         for i, run in enumerate(runs["run"]):
-            errors[run] = equation.error[i].numpy(), equation.beside[i].numpy()
+            errors[run] = equation.error[i].numpy(), equation.difference[i].numpy()
     tables = []
     for point in points.to_dict("records"):
-        n = np.arange(point["steps"] + 1, dtype=np.int32)
+        step = np.arange(point["steps"] + 1, dtype=np.int32)
         run, row, variant = point["run"], point.pop("row"), point["variant"]
         del point["steps"], point["check"], point["pictured"]
-        table = pd.DataFrame({**point, "step": n})
-        error, beside = errors.get(run, (np.full(len(n), math.nan),) * 2)
+        table = pd.DataFrame({**point, "step": step})
+        error, difference = errors.get(run, (np.full(len(step), math.nan),) * 2)
         table["error"] = error
-        table["solver_error"] = math.nan if variant == "relabelled" else beside
-        table["p_difference"] = beside if variant == "relabelled" else math.nan
+        table["solver_error"] = math.nan if variant == "relabelled" else difference
+        table["p_difference"] = difference if variant == "relabelled" else math.nan
         discrete = variant == "discrete"
         for i, name in enumerate(("distance", "loss", "sign_changes")):
-            table[name] = scalars[row, : len(n), i].numpy() if discrete else math.nan
+            table[name] = scalars[row, : len(step), i].numpy() if discrete else math.nan
         for i in range(shown.shape[1]):
-            table[f"weight_{i}"] = weights[position[run], : len(n), i].numpy()
+            table[f"weight_{i}"] = weights[position[run], : len(step), i].numpy()
         tables.append(table)
     return tables
 
 
-def run(points, parameters, *, device, progress):
-    """Take the optimizer's steps and integrate the equations of the given points.
+def run(
+    points: pd.DataFrame, parameters: Mapping[str, Any], *, device: torch.device, progress: Callable[[int], object]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Run the optimizer and integrate the equations of the given runs.
 
     Args:
-        points: rows of `points`.
+        points: rows of the table that `points` returns.
         parameters: section ``trajectory`` of the configuration.
-        device: `torch.device`.
-        progress: called with the steps done, summed over runs.
+        device: where to compute.
+        progress: called with the number of steps since the last call, summed over runs.
 
     Returns:
-        ``(table, details)``: a row a step of a run, n = 0 … steps, sorted by run and step: the columns of `points` that
-        say which run it is, ``step``, and (empty where a variant has none)
+        ``(table, details)``. ``details`` goes into the provenance: the sha256 of the data and each model's number of weights.
+        ``table`` has one row per run and step n = 0 … steps, sorted by run and step. It has the columns that identify a run,
+        ``step``, and the following, which are NaN where they do not apply. θ_n are the optimizer's weights; norms are over
+        all weights.
 
-        - ``error``: ‖θ_equation − θ_n‖ / ‖θ_n − θ_0‖, θ_n the optimizer's, all weights, from n = 1 on;
-        - ``solver_error``: the same norm of the difference to the solution with steps twice as long; the error of a
-          fourth-order solver where it converges is 15 times smaller;
-        - ``p_difference``: … of the difference between the solution in t = n·η^p and that in steps;
-        - ``distance`` ‖θ_n − θ_0‖, ``loss`` (nats) at θ_n, ``sign_changes``: share of all coordinates whose gradient at
-          n has another sign than that at n − 1;
-        - ``weight_0`` …: single weights, chosen at random by the seed.
+        - ``error``: ‖θ_equation − θ_n‖ / ‖θ_n − θ_0‖, from n = 1 on;
+        - ``solver_error``: norm of the difference from the solution with doubled solver steps, over ‖θ_n − θ_0‖. Where the
+          fourth-order solver converges, its error is 15 times smaller;
+        - ``p_difference``: norm of the difference between the solutions in t = n·η^p and in steps, over ‖θ_n − θ_0‖;
+        - ``distance``: ‖θ_n − θ_0‖;
+        - ``loss``: loss at θ_n, in nats;
+        - ``sign_changes``: share of coordinates whose gradients at n and n − 1 have opposite signs;
+        - ``weight_0``, ``weight_1``, …: single weights, chosen at random by the seed.
     """
-    tables, data, weights = [], {}, {}
+    tables: list[pd.DataFrame] = []
+    data: dict[str, str] = {}
+    weights: dict[str, int] = {}
     for name, group in points.groupby("model", sort=False):
-        problem = _Problem(name, parameters, device)
+        problem = _Problem(str(name), parameters, device)
         data |= problem.data
-        weights[name] = problem.dimension
+        weights[str(name)] = problem.dimension
         tables += _run_model(problem, group, parameters, progress)
     table = pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True)
     return table, {"data": data, "weights": weights}
 
 
-def cost(points):
-    """Units of work in these points, for the progress line: steps, summed over runs."""
+def cost(points: pd.DataFrame) -> tuple[int, str]:
+    """Return the amount of work in these runs and its unit, for the progress line; here steps, summed over runs."""
     discrete = points["variant"] == "discrete"
-    # All runs of a model take the optimizer's steps together, for as long as the longest.
+    # The optimizer's runs of a model are one batch, which takes as many steps as the longest run.
     longest = points.groupby("model")["steps"].transform("max")
     return int(points["steps"].where(~discrete, longest).sum()), "step"
