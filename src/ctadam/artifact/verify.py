@@ -31,12 +31,14 @@ from ctadam.storage.store import DERIVED, check_listed, checked_shards, read_csv
 
 #: Number of repeated runs per experiment and their steps, if runs can be shortened; number of runs repeated in full if not.
 RUNS, STEPS, WHOLE_RUNS = 8, 12, 64
+#: Number of repeated runs that reach a stored step only after more than `STEPS`.
+LATE_RUNS = 32
 #: A number agrees if it differs by at most `TOLERANCE` times the largest of its column in the run, or by `ROUNDING`. This is
 #: 100 times the effect of other vector instructions on a few steps, and far below the effect of a different method.
 TOLERANCE, ROUNDING = 1e-3, 1e-12
-#: Share of each column's entries that must agree, in shortened and in full runs. In shortened runs integers and text, such as
-#: the index of the largest coordinate, can still flip between candidates that are equal up to rounding. Full runs are chaotic
-#: for some parameters, so that rounding decides where they end.
+#: Share of each column's entries that must agree, in the first `STEPS` of runs and later on. In the first steps integers and
+#: text, such as the index of the largest coordinate, can still flip between candidates that are equal up to rounding. Later,
+#: runs are chaotic for some parameters (a learning rate of 0.3, say), so that rounding decides where they end.
 SHARE, WHOLE_SHARE = 0.75, 0.5
 #: Tolerance for derived tables, which are float64 arithmetic on the same stored numbers.
 DERIVED_TOLERANCE = 1e-6
@@ -103,7 +105,7 @@ def _sample(
     stored_runs: set[Any],
     stored_steps: np.ndarray,
     rng: np.random.Generator,
-) -> tuple[pd.DataFrame, bool]:
+) -> tuple[pd.DataFrame, bool, float]:
     """Sample runs to repeat, and shorten them where possible.
 
     Args:
@@ -114,7 +116,8 @@ def _sample(
         rng: generator that chooses the runs.
 
     Returns:
-        ``(runs, shortened)``, the table of sampled runs and whether any of them was shortened.
+        ``(runs, shortened, share)``, the table of sampled runs, whether any of them was shortened, and the share of each column's
+        entries that must agree.
 
     Raises:
         _Differs: if the current code defines other runs than the stored ones.
@@ -125,17 +128,18 @@ def _sample(
         raise _Differs(f"the code now asks for a parameter that the stored runs were made without: {error}") from error
     if set(points["run"]) != stored_runs:
         raise _Differs(f"the parameters now ask for {len(points)} runs, {len(stored_runs)} are stored")
-    short = "steps" in points and getattr(module, "SHORTENED", True)
-    picked = points.iloc[
-        np.sort(rng.choice(len(points), min(RUNS if "steps" in points else WHOLE_RUNS, len(points)), replace=False))
-    ]
-    if not short:
-        return picked, False
     # If only some steps were stored, run until three of them are reached. Add one step, because records at the end of a
     # shortened run have no stored counterpart.
     third = stored_steps[:3][-1] if len(stored_steps) else 0
     steps = max(STEPS, int(third) + 1) + 1
-    return picked.assign(steps=picked["steps"].clip(upper=steps)), bool((picked["steps"] > steps).any())
+    short = "steps" in points and getattr(module, "SHORTENED", True)
+    early = short and steps == STEPS + 1
+    count = RUNS if early or ("steps" in points and not short) else LATE_RUNS if short else WHOLE_RUNS
+    picked = points.iloc[np.sort(rng.choice(len(points), min(count, len(points)), replace=False))]
+    share = SHARE if early else WHOLE_SHARE
+    if not short:
+        return picked, False, share
+    return picked.assign(steps=picked["steps"].clip(upper=steps)), bool((picked["steps"] > steps).any()), share
 
 
 class _Differs(Exception):
@@ -237,7 +241,7 @@ def rerun(results: str | Path, experiment: str, *, device: str = "auto", seed: i
     index = pd.concat([pd.read_parquet(path, columns=keys) for path in records])
     steps = np.sort(index["step"].unique()) if "step" in index else np.zeros(0)
     try:
-        points, shortened = _sample(module, parameters, set(index["run"]), steps, np.random.default_rng(seed))
+        points, shortened, share = _sample(module, parameters, set(index["run"]), steps, np.random.default_rng(seed))
         wanted = [("run", "in", points["run"].tolist())]
         stored = pd.concat([pd.read_parquet(path, filters=wanted) for path in records], ignore_index=True)
         try:
@@ -257,7 +261,6 @@ def rerun(results: str | Path, experiment: str, *, device: str = "auto", seed: i
             skip = {str(name) for name in per_run[per_run == 1].index} - set(points)
             ends = again.groupby("run")["step"].transform("max")
             again = again[again["step"] < ends]
-        share = SHARE if shortened else WHOLE_SHARE
         # Columns of run types outside the sample are empty in its stored rows and absent from the repeated ones.
         stored = stored[stored["run"].isin(again["run"])]
         stored = stored.drop(columns=[c for c in stored.columns.difference(again.columns) if stored[c].isna().all()])
