@@ -191,7 +191,7 @@ def test_the_paper_law_and_what_it_leaves_out(smoke):
     assert (records["turned_paper"] > 0).sum() == (records["step"] > 0).sum()
 
 
-def test_fixed_norms_stay_and_opponents_are_the_same_where_they_must_be(smoke, parameters):
+def test_fixed_norms_stay_and_optimizers_agree_where_they_must(smoke, parameters):
     """Without momentum three of them are one optimizer; with it none is another."""
     records = read_runs(smoke, "scale_invariance").query("record == 'pair' and step > 0")
     table = records.pivot_table(index=["run", "beta1", "step"], columns="optimizer", values="direction_distance")
@@ -206,11 +206,11 @@ def test_fixed_norms_stay_and_opponents_are_the_same_where_they_must_be(smoke, p
     points = norms.points(parameters).query("variant == 'pair' and model == 'mlp'").iloc[:1]
     problem = norms._Problem("mlp", norms._settings(parameters, "pair", "mlp"), 4, points, CPU)
     for name in norms.OPPONENTS:
-        opponent = norms._Opponent(name, problem, points, CPU)
+        optimizer = norms._FixedNormOptimizer(name, problem, points, CPU)
         for n in range(3):
-            opponent.step(problem.gradient(opponent.theta, n), n)
+            optimizer.step(problem.gradient(optimizer.theta, n), n)
         for place in problem.weights.values():
-            moved, start = opponent.theta[0, place], problem.start[0, place]
+            moved, start = optimizer.theta[0, place], problem.start[0, place]
             assert float(moved.norm()) == pytest.approx(float(start.norm()), rel=1e-13)
             assert float((moved - start).norm()) > 1e-3
 

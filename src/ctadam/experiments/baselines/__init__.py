@@ -1,5 +1,5 @@
-"""2-Adam against tuned baselines on images and text: claims K4 and K5."""
+"""2-Adam compared with tuned baselines on images and text: claims K4 and K5."""
 
-#: Name of the figure's files, and the experiments whose results it shows.
+#: File name of the figure, and the experiments whose results it shows.
 FIGURE = "fig9_baselines"
 NEEDS = ("baselines",)

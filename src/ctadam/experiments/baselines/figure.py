@@ -1,29 +1,36 @@
-"""Figure 9: 2-Adam against tuned baselines, on images and on text (claims K4, K5)."""
+"""Figure 9: 2-Adam compared with tuned baselines on images and on text (claims K4, K5)."""
+
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ctadam.analysis import style
 from ctadam.analysis.seeds import over_seeds
 from ctadam.experiments.baselines.measure import at_share
 from ctadam.storage.store import read_joined, read_runs
 
+#: Task -> label of its test result, and the sign that makes larger better.
 NAMES = style.Table(
     "experiments/baselines/figure.py: NAMES",
     {"images": ("test accuracy", 1.0), "text": ("test loss (nats per token)", -1.0)},
 )
 
 
-def draw(results):
-    """The figure, from the runs, predictions and measurements of ``baselines`` under ``results``."""
+def draw(results: str | Path) -> Figure:
+    """Draw the figure from the runs, predictions and measurements of ``baselines`` in the directory ``results``."""
     table = read_joined(results, "baselines")
     NAMES.require(table["task"])
     style.FAMILIES.require(table["family"])
     equal = at_share(read_runs(results, "baselines"), table.set_index("run")["share"])
     tasks = [task for task in NAMES if (table["task"] == task).any()]
     size = style.TEXT_WIDTH, 2.9 * len(tasks) + 0.4
-    options = {"layout": "constrained", "squeeze": False, "width_ratios": (1.25, 1)}
+    options: dict[str, Any] = {"layout": "constrained", "squeeze": False, "width_ratios": (1.25, 1)}
     figure, axes = plt.subplots(len(tasks), 2, figsize=size, **options)
     for row, task in zip(axes, tasks, strict=True):
         rows = table[table["task"] == task]
@@ -36,15 +43,15 @@ def draw(results):
     return figure
 
 
-def _sensitivity(ax, rows, task):
-    """The best mean over seeds at each learning rate."""
+def _sensitivity(ax: Axes, rows: pd.DataFrame, task: str) -> None:
+    """Plot for each family the best mean result over seeds at each learning rate."""
     name, sign = NAMES[task]
     means = rows.groupby(["family", "contender", "lr", "weight_decay"], as_index=False)["value"].mean()
     for family, family_look in style.FAMILIES.items():
         best = sign * means[means["family"] == family].groupby("lr")["value"].max()
         if len(best):
             strong = family in ("2-Adam", "AdamW")
-            look = {"lw": 1.8, "zorder": 4} if strong else {"lw": 0.9, "zorder": 3}
+            look: dict[str, Any] = {"lw": 1.8, "zorder": 4} if strong else {"lw": 0.9, "zorder": 3}
             line = "--" if family == "2-Adam unsmoothed" else "-"
             ax.plot(best.index, best, line, label=family, **family_look, **look)
     guess = rows["guess"].iloc[0]
@@ -57,8 +64,8 @@ def _sensitivity(ax, rows, task):
         ax.set_ylim(low - 0.05 * (guess - low), guess + 0.12 * (guess - low))
 
 
-def _tuned(ax, rows, equal, task):
-    """What tuning gives each contender, and at equal optimizer traffic."""
+def _tuned(ax: Axes, rows: pd.DataFrame, equal: pd.DataFrame, task: str) -> None:
+    """Plot the tuned result of each contender after all steps, and at equal optimizer traffic."""
     name, sign = NAMES[task]
     chosen = rows[rows["chosen"]].groupby("contender")["value"].apply(lambda v: v.to_numpy())
     chosen["2-Adam, tuned"] = rows.loc[rows["chosen_in_family"] & (rows["family"] == "2-Adam"), "value"].to_numpy()

@@ -1,25 +1,27 @@
-"""What a step of each contender of `ctadam.experiments.baselines.runs` costs, counted in bytes."""
+"""Predict the memory traffic of an optimizer step for each run of `ctadam.experiments.baselines.runs`."""
 
 import pandas as pd
 
-#: Parameters of a run, of which the predictions are made.
+#: Parameters of a run that the predictions use.
 COLUMNS = ["run", "task", "contender", "optimizer", "k", "step"]
-#: What Adam's step moves for each float32 parameter.
+#: Memory traffic of a step of Adam, in bytes per float32 parameter.
 ADAM_BYTES = 28
-#: Averages that an optimizer keeps for each parameter; k-Adam keeps two a stage.
+#: Number of averages that an optimizer keeps per parameter. k-Adam keeps two per stage.
 AVERAGES = {"adamw": 2, "nadam": 2, "radam": 2, "adamax": 2, "rmsprop": 1, "adagrad": 1, "sgd": 1, "unsmoothed": 3}
 
 
-def predict(points):
-    """Predictions per run.
+def predict(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions, one row per run.
 
     Args:
-        points: DataFrame with `COLUMNS`; ``step`` is the run's last step.
+        points: DataFrame with `COLUMNS`; ``step`` is the last step of the run.
 
     Returns:
-        DataFrame, a row a run: the parameters without ``step``, and ``bytes``: what a step that touches everything once
-        moves for each float32 parameter: the parameter and each average read and written, the gradient read; ``share``: the
-        part of the run's steps in which it moves as many bytes as Adam in all of them (1 if it moves no more a step).
+        DataFrame, one row per run: `COLUMNS` without ``step``, and
+
+        - ``bytes``: memory traffic of a step, in bytes per float32 parameter. Parameter and averages are read and written once,
+          the gradient is read once;
+        - ``share``: fraction of the steps after which the optimizer has moved as many bytes as Adam in all steps, at most 1.
     """
     averages = [2 * k if name == "kadam" else AVERAGES[name] for name, k in points[["optimizer", "k"]].to_numpy()]
     moved = 12 + 8 * pd.Series(averages, index=points.index, dtype=int)

@@ -1,23 +1,30 @@
-"""2-Adam against tuned baselines, on images and on text (reviewers' questions on the paper's k-Adam).
+"""Train 2-Adam and tuned baselines on images and on text (reviewers' questions on the paper's k-Adam).
 
-Every contender is run with every learning rate and weight decay of one grid and with the same seeds. Weight decay is
-decoupled for all. The contenders are 2-Adam with each strategy, the variant whose second normalization sees the unsmoothed
-update, and those of torch's optimizers that are elementwise, step by step and not bound to full batches: not Adafactor
-and Muon (they look at a whole matrix), Rprop (full batches), LBFGS (needs closures), ASGD (an average of SGD's iterates) and
-Adadelta (Adagrad's and RMSprop's neighbour, without a learning rate of its own).
+All contenders share one grid of learning rates and weight decays, and the same seeds. Weight decay is decoupled for all of
+them. The contenders are 2-Adam with each strategy, the variant whose second normalization sees the unsmoothed update, and
+torch's elementwise optimizers for minibatches. These optimizers of torch are left out:
+
+- Adafactor and Muon, which use whole matrices;
+- Rprop, which needs full batches;
+- LBFGS, which needs a closure;
+- ASGD, which averages the iterates of SGD;
+- Adadelta, which is close to Adagrad and RMSprop and needs no learning rate.
 """
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pandas as pd
+import torch
 
 from ctadam.data.images import load_images
 from ctadam.data.text import load_corpus
 from ctadam.experiments.k_sweep.runs import RECORDS, thin
-from ctadam.training import chunk_size, images, language, train
+from ctadam.training import Task, chunk_size, images, language, train
 
-#: Contender -> what it changes in a point.
-CONTENDERS = {
+#: Contender -> settings in which it differs from the defaults of `points`.
+CONTENDERS: dict[str, dict[str, Any]] = {
     "2-Adam inverse-exp": {"family": "2-Adam", "k": 2, "stages": "inverse-exp"},
     "2-Adam uniform": {"family": "2-Adam", "k": 2, "stages": "uniform"},
     "2-Adam exp": {"family": "2-Adam", "k": 2, "stages": "exp"},
@@ -27,19 +34,28 @@ CONTENDERS = {
     "NAdam": {"optimizer": "nadam"},
     "RAdam": {"optimizer": "radam"},
     "Adamax": {"optimizer": "adamax"},
-    "RMSprop": {"optimizer": "rmsprop", "beta2": 0.99},  # torch's own default
-    "Adagrad": {"optimizer": "adagrad", "eps": 1e-10},  # likewise
+    "RMSprop": {"optimizer": "rmsprop", "beta2": 0.99},  # torch's default
+    "Adagrad": {"optimizer": "adagrad", "eps": 1e-10},  # torch's default
     "SGD, momentum": {"optimizer": "sgd"},
 }
 
 
-def points(parameters):
-    """The table of runs: a row a run, with the columns of `ctadam.training.train` and ``task`` (``images`` or ``text``),
-    ``contender`` (key of `CONTENDERS`) and ``family`` (contenders of one family are one optimizer with several settings).
+def points(parameters: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the table of runs, one row per run.
 
-    Sorted so that shards get whole contenders: only runs of one optimizer are trained together.
+    Runs of one optimizer are trained together, so the order gives whole contenders to each shard.
+
+    Args:
+        parameters: section ``baselines`` of the configuration.
+
+    Returns:
+        DataFrame with the columns that `ctadam.training.train` needs and
+
+        - ``task``: ``images`` or ``text``;
+        - ``contender``: key of `CONTENDERS`;
+        - ``family``: contenders of one family are the same optimizer with different settings.
     """
-    base = {name: parameters[name] for name in ("beta1", "beta2", "eps")}
+    base: dict[str, Any] = {name: parameters[name] for name in ("beta1", "beta2", "eps")}
     base |= {"optimizer": "kadam", "k": 1, "stages": "naive", "state_dtype": "float32"}
     rows = [
         base
@@ -57,9 +73,13 @@ def points(parameters):
     return table
 
 
-def _task(name, parameters, device):
-    """``(task, test result of a guess, provenance of the data)``."""
-    every = {"test_every": parameters["test_every"], "device": device}
+def _task(name: str, parameters: Mapping[str, Any], device: torch.device) -> tuple[Task, float, dict[str, str]]:
+    """Return the task, the test result of a guess, and the sha256 of the data by their source.
+
+    The guess is the accuracy of always predicting the most frequent class for images, and the loss of the uniform distribution
+    over the vocabulary for text (nats per token).
+    """
+    every: dict[str, Any] = {"test_every": parameters["test_every"], "device": device}
     if name == "images":
         data = load_images(**parameters["images"])
         source = parameters["images"]["source"]
@@ -75,22 +95,27 @@ def _task(name, parameters, device):
     return task, math.log(len(corpus.vocabulary)), {text["source"]: corpus.sha256}
 
 
-def run(points, parameters, *, device, progress):
-    """Train the given points.
+def run(
+    points: pd.DataFrame, parameters: Mapping[str, Any], *, device: torch.device, progress: Callable[[int], object]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Train one model per row.
 
     Args:
-        points: rows of `points`.
+        points: rows of the table that the function `points` returns.
         parameters: section ``baselines`` of the configuration.
-        device: `torch.device`.
-        progress: called with the steps done since the last call.
+        device: where to train.
+        progress: called with the number of steps since the last call, summed over runs.
 
     Returns:
-        ``(table, details)``: the points with `ctadam.experiments.k_sweep.runs.RECORDS` at the steps with a test (``test_score``:
-        accuracy, for images only), and ``guess``: accuracy of always naming the commonest class, or loss of the uniform
-        guess over the vocabulary; for the provenance the data's sha256, how many runs were trained at
-        a time, and how many weights each model has.
+        ``(table, details)``. ``table`` has one row per run and tested step, and the last row of each run that diverged. It has
+        the columns of ``points`` without ``steps``, `ctadam.experiments.k_sweep.runs.RECORDS` and ``guess``, the test result of
+        a guess: an accuracy for images, a loss in nats per token for text. ``test_score`` is the test accuracy, NaN for text.
+        ``details`` belongs in the provenance: sha256 of the data, number of runs trained together, and number of weights of
+        each model.
     """
-    tables, details = [], {"data": {}, "chunks": {}, "weights": {}}
+    tables = []
+    details: dict[str, dict[str, Any]] = {"data": {}, "chunks": {}, "weights": {}}
+    name: Any
     for name, group in points.groupby("task", sort=False):
         task, guess, data = _task(name, parameters, device)
         chunk = chunk_size(task, device)
@@ -104,6 +129,6 @@ def run(points, parameters, *, device, progress):
     return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True), details
 
 
-def cost(points):
-    """Units of work in these points, for the progress line: optimizer steps."""
+def cost(points: pd.DataFrame) -> tuple[int, str]:
+    """Return the amount of work for the progress line, and its unit: the optimizer steps of all runs."""
     return int(points["steps"].sum()), "step"

@@ -1,8 +1,15 @@
-"""Figure 3: generalization against C, along the normal curve and along level curves (claims G1-G4)."""
+"""Figure 3: test loss against C along the normal curve, and along level curves of C (claims G1-G4)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
@@ -13,15 +20,16 @@ from ctadam.storage.tables import sort_rows
 
 TASKS = style.Table("experiments/generalization/figure.py: TASKS", {"text": "text", "images": "images"})
 _COLORS = sns.color_palette("colorblind").as_hex()
-#: The two views: one learning rate for all pairs, or the best for each.
+#: Choice of the learning rate (the same for all pairs, or the best for each) -> color and marker.
 VIEWS = {"fixed": (_COLORS[0], "o"), "tuned": (_COLORS[1], "^")}
+#: Color and marker of the level curves, by decreasing C.
 LEVELS = [(_COLORS[2], "s"), (_COLORS[4], "D"), (_COLORS[7], "v"), (_COLORS[8], "P")]
-#: The usual pairs, in their order in the configuration.
+#: Markers of the usual pairs, in the order of the configuration.
 USUAL = ["*", "X", "P", "d"]
 
 
-def draw(results):
-    """The figure, from the predictions and measurements of the generalization runs under ``results``."""
+def draw(results: str | Path) -> Figure:
+    """Draw the figure from the predictions and measurements of ``generalization`` in the directory ``results``."""
     table = read_joined(results, "generalization")
     TASKS.require(table["task"])
     figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 5.1), layout="constrained")
@@ -38,7 +46,8 @@ def draw(results):
     return figure
 
 
-def _legend(figure, table):
+def _legend(figure: Figure, table: pd.DataFrame) -> None:
+    """Draw the legend that all panels share."""
     lr = table[table["fixed"]].groupby("task")["lr"].first()
     rates = (
         ", ".join(f"{lr[task]:g} ({name})" for task, name in TASKS.items()) if lr.nunique() > 1 else f"{lr.iloc[0]:g}"
@@ -59,14 +68,30 @@ def _legend(figure, table):
         ).items()
     ]
     title = r"usual pairs are $(\beta,\gamma)$; excess and relative: compared with the first of them"
-    look = {"ncols": 6, "columnspacing": 1.2, "handletextpad": 0.4, "title_fontsize": 7}
+    look: dict[str, Any] = {"ncols": 6, "columnspacing": 1.2, "handletextpad": 0.4, "title_fontsize": 7}
     figure.legend(handles=handles, loc="outside lower center", title=title, **look)
 
 
-def _compared(table, task, curve, which, column, by, level=None):
-    """Mean over seeds, and half of its 95 % interval, of a column compared with the usual pair's of the same seed.
+def _compared(
+    table: pd.DataFrame,
+    task: str,
+    curve: str,
+    which: str,
+    column: str,
+    by: Callable[[Any, Any], Any],
+    level: float | None = None,
+) -> pd.DataFrame:
+    """Return a column relative to the usual pair with the same seed, as means over seeds.
 
-    Points that did not reach a finite value with every seed are left out.
+    Args:
+        table: measurements and predictions of the experiment.
+        task, curve, which, level: as for `ctadam.experiments.generalization.claims.view`.
+        column: the measured column.
+        by: comparison with the usual pair, `numpy.subtract` or `numpy.divide`.
+
+    Returns:
+        DataFrame indexed by ``point`` with ``C``, ``beta2``, ``mean``, ``sd``, ``count`` and ``half``, half of the 95 % interval
+        of the mean. Points with a value that is not finite are left out.
     """
     some = view(table, task, curve, which, level)
     usual = view(table, task, "usual", which).query("point == 0").set_index("seed")[column]
@@ -78,8 +103,8 @@ def _compared(table, task, curve, which, column, by, level=None):
     return groups[np.isfinite(groups["mean"])]
 
 
-def _against_c(ax, table, task, column, by):
-    """A column of the normal curve's points against C, compared with the usual pair's; the usual pairs at one rate."""
+def _against_c(ax: Axes, table: pd.DataFrame, task: str, column: str, by: Callable[[Any, Any], Any]) -> None:
+    """Plot a column relative to the usual pair against C, along the normal curve and for the usual pairs."""
     for i, (which, (color, marker)) in enumerate(VIEWS.items()):
         points = _compared(table, task, "normal", which, column, by)
         ax.fill_between(
@@ -97,8 +122,8 @@ def _against_c(ax, table, task, column, by):
     ax.set(xlabel=r"$C(\beta,\gamma)$")
 
 
-def _levels(ax, table, task):
-    """Test loss along level curves, beside all values of the normal curve's points inside the region."""
+def _levels(ax: Axes, table: pd.DataFrame, task: str) -> None:
+    """Plot the test loss along level curves, with the range along the normal curve inside the region as a band."""
     inside = _compared(table, task, "normal", "fixed", "loss_end", np.subtract).query("C > 0")["mean"]
     ax.axhspan(inside.min(), inside.max(), color="0.9", lw=0, label=r"normal curve, $C>0$")
     levels = sorted(table["level"].dropna().unique(), reverse=True)

@@ -1,20 +1,28 @@
-"""Test losses at fixed steps, and steps to a fixed loss, from the runs of `ctadam.experiments.generalization.runs`."""
+"""Measure test losses at fixed steps, and steps to a fixed loss, in the runs of `ctadam.experiments.generalization.runs`."""
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ctadam.analysis.seeds import means_of_others
 
-#: Columns that say which run it is.
+#: Columns that identify a run.
 KEYS = ["run", "task", "curve", "level", "point", "beta1", "beta2", "lr", "fixed", "seed"]
-#: Parts of a run's steps after which its test loss is taken.
+#: Column -> fraction of the steps after which it takes the test loss.
 PARTS = {"loss_quarter": 0.25, "loss_half": 0.5, "loss_end": 1.0}
 
 
-def _steps_to(steps, losses, target):
-    """Steps until the test loss first falls to a target, interpolated between two tests; inf if it never does.
+def _steps_to(steps: np.ndarray, losses: np.ndarray, target: float) -> float:
+    """Return the number of steps until the test loss first falls to a target, interpolated between two tests.
 
-    NaN if the target is not finite, which every run would reach at once.
+    Args:
+        steps: numbers of steps before the tests, shape (tests,).
+        losses: test losses, shape (tests,).
+        target: the loss to be reached.
+
+    Returns:
+        inf if the loss is never reached. NaN if the target is not finite, because every run would reach it at once.
     """
     if not np.isfinite(target):
         return np.nan
@@ -25,35 +33,36 @@ def _steps_to(steps, losses, target):
     if i == 0:
         return float(steps[0])
     share = (losses[i - 1] - target) / (losses[i - 1] - losses[i])
-    # From a loss that is not finite there is nothing to interpolate.
+    # A loss that is not finite cannot be interpolated.
     return float(steps[i - 1] + (steps[i] - steps[i - 1]) * share) if np.isfinite(share) else float(steps[i])
 
 
-def measure(runs):
-    """Measurements per run.
+def measure(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the measurements, one row per run.
 
-    The loss that has to be reached is the one that the usual pair (the first with ``curve`` = ``usual``) has, on average
-    over seeds, at the fixed learning rate after half of the steps of its task.
+    The target loss of a task is the mean test loss of the usual pair (the first with ``curve`` = ``usual``) over seeds, at the
+    fixed learning rate and after half of the steps.
 
     Args:
-        runs: the raw table of `ctadam.experiments.generalization.runs.run`.
+        runs: the raw table, see `ctadam.experiments.generalization.runs.run`.
 
     Returns:
-        DataFrame, a row a run: `KEYS`, and
+        DataFrame, one row per run: `KEYS`, and
 
-        - ``loss_quarter``, ``loss_half``, ``loss_end``: test loss after a quarter, half and all of the task's steps (at
-          the last test by then); inf from the step on at which the run diverged, or without a loss;
-        - ``target`` and ``steps_to_target``: the loss to be reached, and after how many steps it is (inf: never; NaN: the
-          usual pair has no finite loss to be reached);
-        - ``tuned``: whether ``lr`` is the best for this pair and seed: the one whose ``loss_end`` is the smallest on
-          average over the *other* seeds (its own if there is no other), so that no run is chosen by its own luck;
-        - ``diverged_at``: first step that was not finite, or −1.
+        - ``loss_quarter``, ``loss_half``, ``loss_end``: test loss (nats) at the last test within a quarter, half and all of the
+          task's steps; inf once the run has diverged or if the loss is NaN;
+        - ``target``: the target loss of the task;
+        - ``steps_to_target``: steps until the target is reached; inf if it never is, NaN if the target is not finite;
+        - ``tuned``: whether ``lr`` is the best learning rate for this pair and seed. It has the smallest mean ``loss_end`` over
+          the *other* seeds, so that no run is chosen by its own luck. A single seed decides for itself;
+        - ``diverged_at``: first step with a record that is not finite, −1 if none.
     """
     length = (runs.groupby("task")["step"].max() + 1).to_dict()
-    rows, tests = [], {}
+    rows = []
+    tests: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
     for run, steps in runs.groupby("run", sort=True):
         row = {key: steps[key].iloc[0] for key in KEYS} | {"diverged_at": int(steps["diverged_at"].iloc[0])}
-        # The test after step n is one of n + 1 steps. A run that diverged ends with a row without a test loss.
+        # n + 1 steps are done after step n. A run that diverged may end with a row without a test loss.
         done, losses = tests[run] = steps["step"].to_numpy() + 1, steps["test_loss"].fillna(np.inf).to_numpy()
         for name, part in PARTS.items():
             by = np.flatnonzero(done <= part * length[row["task"]])
@@ -66,8 +75,8 @@ def measure(runs):
     return table.assign(steps_to_target=reached, tuned=_best_by_others(table))
 
 
-def _best_by_others(table):
-    """For each run, whether its learning rate is the one with the smallest mean loss over the other seeds' runs."""
+def _best_by_others(table: pd.DataFrame) -> list[bool]:
+    """Return for each run whether its learning rate has the smallest mean final loss over the other seeds."""
     pair = ["task", "curve", "level", "point"]
     keys = pd.MultiIndex.from_frame(table[[*pair, "lr"]].fillna({"level": 0.0}))
     losses = pd.Series(table["loss_end"].to_numpy(), index=[keys.to_flat_index(), table["seed"]])

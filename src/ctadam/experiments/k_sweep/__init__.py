@@ -1,5 +1,5 @@
-"""k-Adam with k stages under four strategies: claims K1 and K2."""
+"""k-Adam with different numbers of stages under four strategies: claims K1 and K2."""
 
-#: Name of the figure's files, and the experiments whose results it shows.
+#: File name of the figure, and the experiments whose results it shows.
 FIGURE = "fig5_k_sweep"
 NEEDS = ("k_sweep",)

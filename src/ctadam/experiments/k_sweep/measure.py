@@ -1,22 +1,34 @@
-"""What the runs of `ctadam.experiments.k_sweep.runs` come to."""
+"""Measure test accuracy and losses of the runs of `ctadam.experiments.k_sweep.runs`."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from ctadam.storage.tables import sort_rows
 
+#: Columns that identify a run.
 KEYS = ["run", "norm", "k", "stages", "lr", "weight_decay", "seed"]
 
 
-def measure(runs):
-    """Measurements per run.
+def measure(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the measurements, one row per run.
 
     Args:
         runs: the raw table, see `ctadam.experiments.k_sweep.runs.run`.
 
     Returns:
-        DataFrame, a row a run: `KEYS`, ``steps``; ``accuracy``, ``test_loss``, ``train_loss`` (of one batch) after the last
-        step, ``update_max`` (largest of the tested steps), ``diverged_at``, ``guess``. A run that diverged has learnt nothing:
-        its accuracy is ``guess``, its losses are empty.
+        DataFrame, one row per run: `KEYS` and
+
+        - ``steps``: number of steps;
+        - ``accuracy``, ``test_loss``: on the test set after the last step; for a run that diverged the accuracy is ``guess``
+          and the loss is NaN;
+        - ``train_loss``: loss of the last batch, NaN if the run diverged;
+        - ``update_max``: largest ‖u_n‖_∞ over the tested steps;
+        - ``diverged_at``: first step with a record that is not finite, −1 if none;
+        - ``guess``: accuracy of always predicting the most frequent class.
     """
-    # The last row itself, whose numbers may be NaN; `last()` would go back to the last that are not.
+    # `last()` would skip the NaN of the last row and return an earlier value.
     last = sort_rows(runs, ["run", "step"]).groupby("run").tail(1).reset_index(drop=True)
     largest = runs.groupby("run")["update_max"].max()
     diverged = last["diverged_at"] >= 0
@@ -31,9 +43,18 @@ def measure(runs):
     )
 
 
-def differences(table):
-    """Accuracy of k = 2 minus that of k = 1, seed by seed: ``{(norm, strategy): values}``, from a table of `measure`."""
+def differences(table: pd.DataFrame) -> dict[tuple[bool, str], np.ndarray]:
+    """Return the accuracy of k = 2 minus that of k = 1 with the same seed.
+
+    Args:
+        table: measurements, as `measure` returns them.
+
+    Returns:
+        ``{(norm, strategy): differences}`` with one entry per seed that has a run of both.
+    """
     found = {}
+    norm: Any
+    strategy: Any
     for norm, group in table.groupby("norm"):
         adam = group.query("k == 1").set_index("seed")["accuracy"]
         for strategy, runs in group.query("k == 2").groupby("stages", sort=False):

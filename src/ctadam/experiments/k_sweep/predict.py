@@ -1,26 +1,31 @@
-"""What is known of the runs of `ctadam.experiments.k_sweep.runs` beforehand: that they are stable, and how far they lag."""
+"""Predict the stability of the runs of `ctadam.experiments.k_sweep.runs`, and the lag of their averages."""
+
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ctadam.theory.stability import stability_coefficient, update_bound
 
-#: Parameters of a run, of which the predictions are made.
+#: Parameters of a run that the predictions use.
 COLUMNS = ["run", "norm", "k", "stages", "seed", "last_beta1", "last_beta2", "step"]
 
 
-def predict(points):
-    """Predictions per run.
+def predict(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions, one row per run.
 
     Args:
-        points: DataFrame with `COLUMNS`; ``step`` is the run's last step. All stages of a strategy share one pair.
+        points: DataFrame with `COLUMNS`; ``step`` is the last step of the run. All stages of a strategy have the same
+            pair of betas.
 
     Returns:
-        DataFrame, a row a run: the parameters without ``step``, and
+        DataFrame, one row per run: `COLUMNS` without ``step``, and
 
-        - ``C``: coefficient of the last stage, which alone decides stability; ``limit_exact``: bound on ‖u_n‖_∞ at any n;
-        - ``lag``: steps by which the k first averages lag together, k·γ/(1−γ).
+        - ``C``: the paper's stability coefficient of the last stage, which alone decides stability;
+        - ``limit_exact``: limit of the exact bound on ‖u_n‖_∞ for n → ∞;
+        - ``lag``: total lag of the k first moments in steps, k·γ/(1−γ).
     """
-    pair = {"beta1": points["last_beta1"].to_numpy(), "beta2": points["last_beta2"].to_numpy()}
+    pair: dict[str, Any] = {"beta1": points["last_beta1"].to_numpy(), "beta2": points["last_beta2"].to_numpy()}
     return (
         points[COLUMNS]
         .drop(columns="step")

@@ -1,41 +1,52 @@
-"""k-Adam at work: a convolutional network with k = 1, 2, … and four strategies for the stages (paper, k-Adam).
+"""Train a convolutional network by k-Adam with k = 1, 2, … stages and four strategies (arXiv 2411.05746, k-Adam).
 
-Every run is made twice, with and without normalization layers in the network: they make weights scale-invariant, which is
-already a second normalization under Adam (paper, on normalization layers), so a second stage might help less where they
-are. The pairs that claim K1 compares, k = 1 and k = 2, have more seeds than the rest.
+Every setting is trained with and without normalization layers. These layers make weights scale-invariant, which already acts
+as a second normalization under Adam (paper, section on normalization), so a second stage might help less in such a network. The
+runs that claim K1 compares, k = 1 and k = 2, have more seeds than the others.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import pandas as pd
+import torch
 
 from ctadam.data.images import load_images
 from ctadam.errors import ArtifactError
 from ctadam.optim import stage_betas
 from ctadam.training import chunk_size, images, train
 
-#: Columns that are kept of the trainer's table, beside the points.
+#: Columns that are kept from the table of `ctadam.training.train`, in addition to those of the runs.
 RECORDS = ["step", "update_max", "param_norm", "train_loss", "test_loss", "test_score", "diverged_at"]
-#: Up to this k a point has the seeds of claim K1.
+#: Runs up to this k have the seeds of claim K1.
 PAIR = 2
 
 
-def points(parameters):
-    """The table of runs: a row a run, with the columns of `ctadam.training.train` and
+def points(parameters: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the table of runs, one row per run.
 
-    - ``norm``: whether the network has normalization layers;
-    - ``k``, ``stages``: how many stages, and the strategy (``naive`` at k = 1, where all strategies are the same);
-    - ``last_beta1``, ``last_beta2``: the pair of the last stage.
+    Runs with the same k are trained together, so the order gives whole strategies to each shard.
 
-    Sorted so that shards get whole strategies: only runs with one k are trained together.
+    Args:
+        parameters: section ``k_sweep`` of the configuration.
+
+    Returns:
+        DataFrame with the columns that `ctadam.training.train` needs and
+
+        - ``norm``: whether the network has normalization layers;
+        - ``k``: number of stages;
+        - ``stages``: strategy for the betas of the stages (``naive`` for k = 1, where all strategies agree);
+        - ``last_beta1``, ``last_beta2``: γ and β of the last stage.
 
     Raises:
-        ArtifactError: k = 1 or k = 2 is missing.
+        ArtifactError: if k = 1 or k = 2 is missing.
     """
     if not {1, PAIR} <= set(parameters["ks"]):
         raise ArtifactError(
             f"k_sweep.ks: {parameters['ks']} lacks 1 or {PAIR}, which are what the others are held against"
         )
-    pair = (float(parameters["beta1"]), float(parameters["beta2"]))  # YAML gives 0 as an integer
-    rows = [
+    pair = (float(parameters["beta1"]), float(parameters["beta2"]))  # YAML reads 0 as an integer
+    rows: list[dict[str, Any]] = [
         {"norm": norm, "k": k, "seed": seed, "stages": stages}
         for norm in parameters["norms"]
         for k in parameters["ks"]
@@ -51,27 +62,32 @@ def points(parameters):
     return table
 
 
-def thin(table):
-    """The rows with a test loss, and the last of a run that diverged."""
+def thin(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a test loss and, if a run diverged, its last row."""
     return table[table["test_loss"].notna() | (table["step"] == table["diverged_at"])]
 
 
-def run(points, parameters, *, device, progress):
-    """Train the given points.
+def run(
+    points: pd.DataFrame, parameters: Mapping[str, Any], *, device: torch.device, progress: Callable[[int], object]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Train one network per row.
 
     Args:
-        points: rows of `points`.
-        parameters: section ``stages`` of the configuration.
-        device: `torch.device`.
-        progress: called with the steps done since the last call.
+        points: rows of the table that the function `points` returns.
+        parameters: section ``k_sweep`` of the configuration.
+        device: where to train.
+        progress: called with the number of steps since the last call, summed over runs.
 
     Returns:
-        ``(table, details)``: the points with `RECORDS` (``test_score`` is the test accuracy) at the steps with a test, and
-        ``guess``, the accuracy of always naming the commonest class; for the provenance the sha256 of the images, how many
-        there are, how many runs were trained at a time, and how many weights each model has.
+        ``(table, details)``. ``table`` has one row per run and tested step, and the last row of each run that diverged. It has
+        the columns of ``points`` without ``steps``, `RECORDS` (``test_score`` is the test accuracy) and ``guess``, the accuracy
+        of always predicting the most frequent class. ``details`` belongs in the provenance: sha256 of the images, their
+        numbers and classes, number of runs trained together, and number of weights of each model.
     """
     data = load_images(**parameters["images"])
-    tables, chunks, weights = [], {}, {}
+    tables = []
+    chunks: dict[str, int] = {}
+    weights: dict[str, int] = {}
     for norm, group in points.groupby("norm", sort=False):
         task = images(
             data, norm=bool(norm), **parameters["network"], test_every=parameters["test_every"], device=device
@@ -90,6 +106,6 @@ def run(points, parameters, *, device, progress):
     return table.sort_values(["run", "step"], kind="stable", ignore_index=True), details
 
 
-def cost(points):
-    """Units of work in these points, for the progress line: optimizer steps."""
+def cost(points: pd.DataFrame) -> tuple[int, str]:
+    """Return the amount of work for the progress line, and its unit: the optimizer steps of all runs."""
     return int(points["steps"].sum()), "step"

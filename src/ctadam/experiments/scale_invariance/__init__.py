@@ -1,5 +1,5 @@
-"""Scale-invariant weights, the laws of their norm, and 2-Adam in the norm's place: claims N1-N9."""
+"""Scale-invariant weights: laws of their norm, and 2-Adam as a substitute for the norm. Claims N1-N9."""
 
-#: Name of the figure's files, and the experiments whose results it shows.
+#: File name of the figure, and the experiments whose results it shows.
 FIGURE = "fig4_scale_invariance"
 NEEDS = ("scale_invariance",)

@@ -1,29 +1,37 @@
-"""Claims N1-N9: scale-invariant weights, the two assumptions, the norm laws, and 2-Adam in their place."""
+"""Claims N1-N9 on scale-invariant weights: both assumptions, the norm laws, and 2-Adam as a substitute for the norm."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ctadam.analysis.rules import by_finite_runs, finite, holds
-from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome, claim
+from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Evidence, Outcome, claim
 
-#: Runs of fewer steps are start-up only, with averages of 1/(1−γ) = 100 steps.
+#: Shorter runs are no evidence, because averages over 1/(1−γ) = 100 steps are still starting up.
 SETTLED = 200
-#: Decay is felt where no more than this share of ‖W_0‖² is left at the end.
+#: Weight decay has an effect where at most this share of ‖W_0‖² is left at the end.
 FELT = 0.05
-#: The γ of claims N4, N7 and N9.
+#: γ of claims N4, N7 and N9.
 USUAL_GAMMA = 0.9
 
 
-def _over(variant, *measured, which=lambda table: True):
-    """A rule over the finite runs of a variant, of these `which`, that are long enough; left open where there are none.
+def _over(
+    variant: str, *measured: str, which: Callable[[pd.DataFrame], Any] = lambda table: True
+) -> Callable[[Callable[[pd.DataFrame], Outcome]], Callable[[Evidence], Outcome]]:
+    """Turn a rule into a judge that applies it to the finite runs of a variant with at least `SETTLED` steps.
+
+    The outcome is inconclusive if there are no such runs.
 
     Args:
-        variant: ``law`` or ``pair``.
-        *measured: the columns that must be finite for a run to be evidence.
-        which: function from the table to the rows that the claim judges.
+        variant: ``"law"`` or ``"pair"``.
+        *measured: columns that must be finite for a run to be evidence.
+        which: function from the table to a mask of the rows that the claim judges; all rows by default.
     """
 
-    def decorate(rule):
-        def judge(e):
+    def decorate(rule: Callable[[pd.DataFrame], Outcome]) -> Callable[[Evidence], Outcome]:
+        def judge(e: Evidence) -> Outcome:
             runs = e.table[(e.table["variant"] == variant) & (e.table["steps"] >= SETTLED) & which(e.table)]
             lost = ~finite(runs, *measured)
             return by_finite_runs("", runs[~lost], lost, rule, none=f"no run of {SETTLED} steps or more")
@@ -33,25 +41,29 @@ def _over(variant, *measured, which=lambda table: True):
     return decorate
 
 
-def _usual(table):
+def _usual(table: pd.DataFrame) -> np.ndarray:
+    """Return which runs have the usual γ."""
     return np.isclose(table["beta1"], USUAL_GAMMA)
 
 
-def _usual_and_felt(table):
+def _usual_and_felt(table: pd.DataFrame) -> np.ndarray | pd.Series:
+    """Return which runs have the usual γ and enough weight decay."""
     return _usual(table) & (table["remembered"] <= FELT)
 
 
-def _medians(runs, column):
-    """The median in each model and batching, for the notes."""
-    found = runs.groupby(["model", "batching"], sort=False)[column].median()
-    return ", ".join(f"{model} {batching} {value:.2g}" for (model, batching), value in found.items())
+def _medians(runs: pd.DataFrame, column: str) -> str:
+    """Return as text the median of a column for each model and batching."""
+    medians: Any = runs.groupby(["model", "batching"], sort=False)[column].median()
+    return ", ".join(f"{model} {batching} {value:.2g}" for (model, batching), value in medians.items())
 
 
-def _median_and_largest(values):
+def _median_and_largest(values: pd.Series) -> str:
+    """Return the median and the largest value as text."""
     return f"median {np.median(values):.2g}, largest {np.max(values):.2g}"
 
 
-def _by_gamma(runs, column):
+def _by_gamma(runs: pd.DataFrame, column: str) -> str:
+    """Return as text the median and the largest value of a column for each γ."""
     parts = [f"γ = {g:g}: {_median_and_largest(some[column])}" for g, some in runs.groupby("beta1")]
     return "; ".join(parts)
 
@@ -65,7 +77,7 @@ def _by_gamma(runs, column):
     rule="at most 3 % in every run",
 )
 @_over("law", "memory_error_paper")
-def _n1(runs):
+def _n1(runs: pd.DataFrame) -> Outcome:
     cosines = "; ".join(f"γ = {g:g}: {some['cosine'].median():.2f}" for g, some in runs.groupby("beta1"))
     note = (
         f"cosines with past gradients times √d, root mean square, median over runs: {cosines}; with random directions "
@@ -82,7 +94,7 @@ def _n1(runs):
     rule="at most 3 % in every run",
 )
 @_over("law", "coarse_error")
-def _n2(runs):
+def _n2(runs: pd.DataFrame) -> Outcome:
     note = (
         f"medians: {_medians(runs, 'coarse_error')}; cosine of the update with the coarse-grained one: "
         f"{_medians(runs, 'coarse_cosine')}"
@@ -98,7 +110,7 @@ def _n2(runs):
     rule="at most 3 % in every run",
 )
 @_over("law", "error_paper", which=lambda table: table["beta1"] == 0)
-def _n3(runs):
+def _n3(runs: pd.DataFrame) -> Outcome:
     good = runs["error_paper"] <= 0.03
     note = (
         f"{good.sum()} of {len(runs)} runs within; medians: {_medians(runs, 'error_paper')}; all weights of a model "
@@ -115,7 +127,7 @@ def _n3(runs):
     rule="the new law's at most 5 %, and the paper's larger, in every run",
 )
 @_over("law", "error_paper", "error_unsmoothed", which=_usual)
-def _n4(runs):
+def _n4(runs: pd.DataFrame) -> Outcome:
     closer = runs["error_unsmoothed"] < runs["error_paper"]
     good = (runs["error_unsmoothed"] <= 0.05) & closer
     return Outcome(
@@ -135,7 +147,7 @@ def _n4(runs):
     rule="within 5 % of 1 in every run",
 )
 @_over("law", "turn_ratio")
-def _n5(runs):
+def _n5(runs: pd.DataFrame) -> Outcome:
     good = (runs["turn_ratio"] - 1).abs() <= 0.05
     worst = "; ".join(
         f"γ = {g:g}: {some['turn_ratio'].min():.3f} to {some['turn_ratio'].max():.3f}"
@@ -153,11 +165,12 @@ def _n5(runs):
     return Outcome("1", worst, holds(good), note)
 
 
-#: What makes a setting of the pairs; runs of one setting differ in their seed.
+#: Columns that identify a setting of the pairs. Runs of one setting differ in their seed.
 _SETTING = ["model", "batching", "beta1", "lr", "weight_decay"]
 
 
-def _name(setting):
+def _name(setting: Any) -> str:
+    """Return the name of a setting, a tuple of the values of `_SETTING`."""
     model, batching, gamma, lr, decay = setting
     return f"{model} {batching} γ = {gamma:g} lr {lr:g} λ = {decay:g}"
 
@@ -171,12 +184,14 @@ def _name(setting):
     rule="2-Adam is closer in every setting; contradicted if for some setting it is farther for every seed",
 )
 @_over("pair", *(f"{kind}_{name}" for kind in ("direction", "function", "loss") for name in ("2adam", "adam")))
-def _n6(runs):
+def _n6(runs: pd.DataFrame) -> Outcome:
     closer = (runs["direction_2adam"] < runs["direction_adam"]).groupby([runs[c] for c in _SETTING]).agg(["any", "all"])
-    means = runs.groupby(_SETTING)[[c for c in runs if c.startswith(("direction_", "function_", "loss_"))]].mean()
+    means: Any = runs.groupby(_SETTING)[
+        [c for c in runs.columns if c.startswith(("direction_", "function_", "loss_"))]
+    ].mean()
     good = means["direction_2adam"] < means["direction_adam"]
     verdict = REPRODUCED if good.all() else CONTRADICTED if not closer["any"].all() else INCONCLUSIVE
-    medians = means.groupby("beta1")[["direction_2adam", "direction_adam"]].median()
+    medians: Any = means.groupby("beta1")[["direction_2adam", "direction_adam"]].median()
     value = "; ".join(
         f"γ = {g:g}: {some.sum()} of {len(some)} settings closer, medians {medians.loc[g, 'direction_2adam']:.3g} against "
         f"{medians.loc[g, 'direction_adam']:.3g}"
@@ -195,8 +210,13 @@ def _n6(runs):
     return Outcome("closer", value, verdict, f"{note}. Closer in direction: {where}")
 
 
-def _against_2adam(runs, name):
-    """N7 and N9: distance of an optimizer over that of 2-Adam."""
+def _against_2adam(runs: pd.DataFrame, name: str) -> Outcome:
+    """Return the outcome of N7 or N9: the distance of an optimizer from AdamW over that of 2-Adam.
+
+    Args:
+        runs: the runs that the claim judges.
+        name: the optimizer, a key of `ctadam.experiments.scale_invariance.runs.OPPONENTS`.
+    """
     means = runs.groupby(_SETTING)[
         ["direction_2adam", f"direction_{name}", "direction_adam", "direction_tensor"]
     ].mean()
@@ -219,7 +239,7 @@ def _against_2adam(runs, name):
     rule="at most half in every setting",
 )
 @_over("pair", "direction_2adam", "direction_unsmoothed", which=_usual_and_felt)
-def _n7(runs):
+def _n7(runs: pd.DataFrame) -> Outcome:
     return _against_2adam(runs, "unsmoothed")
 
 
@@ -232,7 +252,7 @@ def _n7(runs):
     rule="at most 5 %, and the paper's larger, in every run",
 )
 @_over("law", "memory_error_inertial", "memory_error_paper", which=lambda table: table["beta1"] > 0)
-def _n8(runs):
+def _n8(runs: pd.DataFrame) -> Outcome:
     good = (runs["memory_error_inertial"] <= 0.05) & (runs["memory_error_inertial"] < runs["memory_error_paper"])
     note = (
         f"{good.sum()} of {len(runs)} runs; the same error of the paper's law: {_by_gamma(runs, 'memory_error_paper')}; of the "
@@ -250,5 +270,5 @@ def _n8(runs):
     rule="as N7",
 )
 @_over("pair", "direction_2adam", "direction_inertial", which=_usual_and_felt)
-def _n9(runs):
+def _n9(runs: pd.DataFrame) -> Outcome:
     return _against_2adam(runs, "inertial")

@@ -1,8 +1,14 @@
-"""Figure 4: norms and directions of scale-invariant weights (paper, section on normalization; claims N1-N9)."""
+"""Figure 4: norms and directions of scale-invariant weights (arXiv 2411.05746, on normalization; claims N1-N9)."""
+
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -11,13 +17,13 @@ from ctadam.storage.store import read_joined, read_runs
 from ctadam.storage.tables import sort_rows
 
 _SETS = sns.color_palette("colorblind").as_hex()
-#: The laws in the order of the legend: name, colour, line, marker.
+#: Norm law -> label, color, line and marker, in the order of the legend.
 LAWS = {
     "paper": (r"paper: $\|u\|^2$", style.COLORS["paper"], "--", "o"),
     "unsmoothed": (r"unsmoothed: $\|g/\!\sqrt{v}\|^2$", _SETS[1], "-.", "s"),
     "inertial": (r"inertial: from $\|u\|^2$ and $\gamma$", style.COLORS["exact"], "-", "^"),
 }
-#: What the weights of fixed norm are trained by, in the order of the legend.
+#: Optimizer for weights of fixed norm -> label, color, line and marker, in the order of the legend.
 OPPONENTS = style.Table(
     "experiments/scale_invariance/figure.py: OPPONENTS",
     {
@@ -34,12 +40,12 @@ MODEL_MARKERS = style.Table(
 )
 
 
-def draw(results):
-    """The figure, from the norms runs, predictions and measurements under ``results``."""
+def draw(results: str | Path) -> Figure:
+    """Draw the figure from the runs, predictions and measurements of ``scale_invariance`` in the directory ``results``."""
     runs = read_runs(results, "scale_invariance")
     table = read_joined(results, "scale_invariance")
     MODEL_MARKERS.require(table["model"])
-    OPPONENTS.require(set(runs["optimizer"].dropna()) - {"free"})  # the free one is what the others are compared with
+    OPPONENTS.require(set(runs["optimizer"].dropna()) - {"free"})  # the free one is the reference, not a curve
     laws, pairs = table[table["variant"] == "law"], table[table["variant"] == "pair"]
     figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 5.1), layout="constrained")
     _along(axes[0, 0], runs, laws)
@@ -66,14 +72,14 @@ def draw(results):
     return figure
 
 
-def _usual(runs):
-    """The γ nearest to the usual one."""
+def _usual(runs: pd.DataFrame) -> float:
+    """Return the γ of the runs that is closest to 0.9."""
     gammas = runs["beta1"].unique()
     return gammas[np.abs(gammas - 0.9).argmin()]
 
 
-def _along(ax, runs, laws):
-    """‖W‖² of one weight with the laws' versions of it: minibatch, no decay, the largest learning rate, first seed."""
+def _along(ax: Axes, runs: pd.DataFrame, laws: pd.DataFrame) -> None:
+    """Plot ‖W‖² of one weight, measured and by each law, for minibatches, least decay, largest learning rate and first seed."""
     gamma = _usual(laws)
     some = laws[(laws["model"] == "transformer") & (laws["batching"] == "minibatch") & (laws["beta1"] == gamma)]
     chosen = sort_rows(some, ["weight_decay", "lr", "seed"], ascending=[True, False, True]).iloc[0]
@@ -89,8 +95,8 @@ def _along(ax, runs, laws):
     ax.set_title(f"queries, $\\gamma={gamma:g}$")
 
 
-def _log_axis(ax):
-    """A logarithmic y-axis with few and plain numbers."""
+def _log_axis(ax: Axes) -> None:
+    """Make the y-axis logarithmic, with a few plain numbers as tick labels."""
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,)))
@@ -98,13 +104,14 @@ def _log_axis(ax):
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _gamma_axis(ax, gammas):
+def _gamma_axis(ax: Axes, gammas: np.ndarray) -> None:
+    """Label an x-axis whose positions 0, 1, … are the values of γ."""
     ax.set_xticks(range(len(gammas)), [f"{g:g}" for g in gammas])
     ax.set(xlim=(-0.4, len(gammas) - 0.6), xlabel=r"momentum $\gamma$ (beta1)")
 
 
-def _errors(ax, laws):
-    """Largest relative error of each law in each run, against γ: medians as lines, runs as points."""
+def _errors(ax: Axes, laws: pd.DataFrame) -> None:
+    """Plot the largest relative error of each law against γ, with runs as points and medians as lines."""
     gammas = np.sort(laws["beta1"].unique())
     for i, (law, (_, color, line, marker)) in enumerate(LAWS.items()):
         medians = []
@@ -123,8 +130,8 @@ def _errors(ax, laws):
     _gamma_axis(ax, gammas)
 
 
-def _cosines(ax, runs):
-    """Cosines of the weights with past gradients, in units of those with random directions."""
+def _cosines(ax: Axes, runs: pd.DataFrame) -> None:
+    """Plot the cosines of weights and past gradients against the age of the gradient; random directions give 1."""
     cosines = runs[(runs["record"] == "cosine") & (runs["lag"] > 0)]
     scaled = cosines.assign(square=cosines["dimension"] * cosines["cosine"] ** 2)
     colors = sns.color_palette("viridis", cosines["beta1"].nunique() + 1)
@@ -142,8 +149,8 @@ def _cosines(ax, runs):
     ax.legend(loc="lower right", handlelength=1.4, labelspacing=0.25, borderpad=0.1)
 
 
-def _angles(ax, laws):
-    """Angle per step in the steady state over the paper's, where the start is forgotten; others as pale points."""
+def _angles(ax: Axes, laws: pd.DataFrame) -> None:
+    """Plot the angle per step over the paper's steady-state value against γ, for runs that have reached the steady state."""
     gammas = np.sort(laws["beta1"].unique())
     decayed = laws[laws["angle_paper"].notna()]
     kept = (1 - decayed["lr"] * decayed["weight_decay"]) ** (2 * decayed["angle_window_start"])
@@ -152,7 +159,14 @@ def _angles(ax, laws):
         for batching, fill in (("minibatch", True), ("full", False)):
             some = steady[(steady["model"] == model) & (steady["batching"] == batching)]
             x = np.searchsorted(gammas, some["beta1"]) + 0.12 * (0.5 - fill)
-            look = {"ms": 4, "color": "0.15", "mfc": "0.15" if fill else "w", "mew": 0.8, "ls": "", "zorder": 3}
+            look: dict[str, Any] = {
+                "ms": 4,
+                "color": "0.15",
+                "mfc": "0.15" if fill else "w",
+                "mew": 0.8,
+                "ls": "",
+                "zorder": 3,
+            }
             ax.plot(x, some["angle"] / some["angle_paper"], marker, **look)
     ax.plot(range(len(gammas)), np.ones(len(gammas)), "--", color=style.COLORS["paper"], zorder=1)
     ax.plot(range(len(gammas)), ((1 - gammas) / (1 + gammas)) ** 0.5, "-", color=style.COLORS["exact"], zorder=2)
@@ -174,15 +188,15 @@ def _angles(ax, laws):
     _gamma_axis(ax, gammas)
 
 
-def _shown(pairs):
-    """The pairs in the panels: the linear map, minibatch, most decay."""
+def _shown(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs of the panel with training curves: linear map, minibatches, largest decay and learning rate."""
     model = "linear" if "linear" in set(pairs["model"]) else pairs["model"].iloc[0]
     some = pairs[(pairs["model"] == model) & (pairs["batching"] == "minibatch")]
     return some[(some["weight_decay"] == some["weight_decay"].max()) & (some["lr"] == some["lr"].max())]
 
 
-def _distances(ax, runs, pairs):
-    """Distance of the directions along the run, γ near 0.9, mean over seeds."""
+def _distances(ax: Axes, runs: pd.DataFrame, pairs: pd.DataFrame) -> None:
+    """Plot the distance of the directions from AdamW during training, for γ close to 0.9, as means over seeds."""
     shown = _shown(pairs)
     gamma = _usual(shown)
     chosen = shown.loc[shown["beta1"] == gamma, "run"]
@@ -198,8 +212,11 @@ def _distances(ax, runs, pairs):
     ax.set_title(f"$\\gamma={gamma:g}$, $\\eta={one['lr']:g}$, $\\lambda={one['weight_decay']:g}$")
 
 
-def _over_gamma(ax, pairs):
-    """Distance over that of Adam against γ: median over settings and seeds with decay felt; full batches pale."""
+def _over_gamma(ax: Axes, pairs: pd.DataFrame) -> None:
+    """Plot the distance from AdamW over that of Adam against γ.
+
+    Points are medians over the settings and seeds in which weight decay has an effect. Full batches are pale.
+    """
     felt = pairs[pairs["remembered"] <= 0.05]
     felt = felt if len(felt) else pairs
     gammas = np.sort(pairs["beta1"].unique())

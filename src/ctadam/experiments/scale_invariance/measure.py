@@ -1,35 +1,42 @@
-"""Errors of the norm laws, angles, cosines and distances, from the runs of `ctadam.experiments.scale_invariance.runs`."""
+"""Measure errors of the norm laws, angles, cosines and distances in `ctadam.experiments.scale_invariance.runs`."""
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ctadam.storage.tables import sort_rows
 
+#: The norm laws, see `ctadam.theory.scale_invariance`.
 LAWS = ("paper", "unsmoothed", "inertial")
-#: The last part of a run's steps, over which the angle per step is taken.
+#: Fraction of the steps, at the end of a run, over which the angle per step is taken.
 WINDOW = 0.4
-#: The last part of a run's steps, over which distances are averaged.
+#: Fraction of the steps, at the end of a run, over which distances are averaged.
 LATE = 0.5
-#: Columns that say which run it is.
+#: Columns that identify a run.
 KEYS = ["run", "variant", "model", "batching", "beta1", "beta2", "lr", "weight_decay", "seed"]
 
 
-def _largest(values):
+def _largest(values: ArrayLike) -> float:
+    """Return the largest absolute value, inf if one is not finite."""
     values = np.abs(np.asarray(values, dtype=np.float64))
     return float(values.max()) if np.isfinite(values).all() else np.inf
 
 
-def _farthest_from_1(values):
+def _farthest_from_1(values: pd.Series) -> float:
+    """Return the value that is farthest from 1, inf if one is not finite."""
     return float(values.iloc[np.abs(values - 1).argmax()]) if np.isfinite(values).all() else np.inf
 
 
-def _measure_norms(records):
+def _measure_norms(records: pd.DataFrame) -> dict[str, Any]:
+    """Return the measurements of a run of variant ``law``, see `measure`."""
     norms = records[records["record"] == "norm"]
     if not np.isfinite(norms["norm_sq"]).all():
-        # Relative to an infinite norm every error would be 0.
+        # Relative errors of an infinite norm would be 0.
         norms = norms.assign(norm_sq=np.nan)
     last = int(norms["step"].max())
-    row = {"steps": last}
+    row: dict[str, Any] = {"steps": last}
     together = norms.groupby("step")[["norm_sq", *(f"law_{law}" for law in LAWS)]].sum(
         min_count=norms["weight"].nunique()
     )
@@ -58,9 +65,10 @@ def _measure_norms(records):
     return row
 
 
-def _measure_pairs(records):
+def _measure_pairs(records: pd.DataFrame) -> dict[str, Any]:
+    """Return the measurements of a run of variant ``pair``, see `measure`."""
     last = int(records["step"].max())
-    row = {"steps": last}
+    row: dict[str, Any] = {"steps": last}
     late = records[records["step"] >= last * (1 - LATE)]
     free = late[late["optimizer"] == "free"].set_index("step")["loss"]
     row["loss"] = float(free.mean(skipna=False))
@@ -74,31 +82,36 @@ def _measure_pairs(records):
     return row
 
 
-def measure(runs):
-    """Measurements per run.
+def measure(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the measurements, one row per run.
 
     Args:
         runs: the raw table, see `ctadam.experiments.scale_invariance.runs.run`.
 
     Returns:
-        DataFrame, a row a run: `KEYS`, ``steps``, and of the variant ``law``, over all recorded steps and all scale-invariant
-        weights:
+        DataFrame, one row per run: `KEYS`, ``steps`` and the measurements of the run's variant. Errors and ratios are inf, and
+        means are NaN, if a record that they use is not finite.
 
-        - ``error_…``: largest relative difference of a law's ‖W‖² from the measured one, per weight; ``total_error_…``:
-          of all weights together; ``memory_error_…``: per weight, without what ⟨W, g/√v⟩ ≠ 0 has added;
-        - ``coarse_error``: largest share of ‖W‖² that ⟨W, g/√v⟩ ≠ 0 has added (Assumption 2);
-        - ``growth``: ‖W‖² at the end over that at the start, mean over weights;
-        - ``turn_ratio``: path of Ŵ over the sum of η‖u‖/‖W‖, of the weight where it is farthest from 1; ``angle``: angle
-          per step over the last `WINDOW` of the steps, from ``angle_window_start`` on, mean over weights, in radians;
-        - ``gradient_cosine_max``: of W_n and g_n, 0 but for rounding; ``coarse_cosine``: of the update and the one with v
-          replaced by one number, mean; ``cosine``, ``chance``: root mean square over past gradients of their cosine with
-          W, and of the cosine of W with random directions, times the root of the dimension (1 by chance);
+        Variant ``law``, over all recorded steps and all scale-invariant weights:
 
-        of the variant ``pair``, for every optimizer of the weights with fixed norm, mean over the last `LATE` of the steps:
+        - ``error_…``: largest relative error of a law's ‖W‖², for each weight separately;
+        - ``total_error_…``: the same for the sum of ‖W‖² over all weights;
+        - ``memory_error_…``: as ``error_…``, without the part of ‖W‖² that comes from ⟨W, g/√v⟩ ≠ 0;
+        - ``coarse_error``: largest share of ‖W‖² that comes from ⟨W, g/√v⟩ ≠ 0 (Assumption 2);
+        - ``growth``: ‖W‖² at the end over ‖W‖² at the start, mean over weights;
+        - ``turn_ratio``: path length of Ŵ over the sum of η‖u‖/‖W‖, for the weight whose ratio is farthest from 1;
+        - ``angle``: angle per step in radians over the last `WINDOW` of the steps, mean over weights;
+        - ``angle_window_start``: first step of that window;
+        - ``gradient_cosine_max``: largest cosine of W_n and g_n, 0 up to rounding;
+        - ``coarse_cosine``: mean cosine of the update and the update with v replaced by one number;
+        - ``cosine``: root mean square of √dimension times the cosine of W with past gradients;
+        - ``chance``: the same with random directions, expected to be 1.
 
-        - ``direction_…``, ``function_…``: distances from AdamW; ``loss_…``: test loss less AdamW's, which is ``loss``.
+        Variant ``pair``, for every optimizer with fixed norms, mean over the last `LATE` of the steps:
 
-        What is not finite at one of these steps is not finite here: inf for errors and ratios, NaN for means.
+        - ``direction_…``, ``function_…``: distances from AdamW in direction and in function;
+        - ``loss``: test loss of AdamW, in nats;
+        - ``loss_…``: test loss minus that of AdamW.
     """
     rows = []
     for key, records in runs.groupby(KEYS, sort=True, dropna=False):

@@ -1,38 +1,44 @@
-"""Steady states, and the second stage that stands for a norm, for the runs of `ctadam.experiments.scale_invariance.runs`."""
+"""Predict steady states, and the second stage that replaces a norm, for `ctadam.experiments.scale_invariance.runs`."""
+
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ctadam.theory import scale_invariance as theory
 
-#: Parameters of a run, of which the predictions are made.
+#: Parameters of a run that the predictions use.
 COLUMNS = ["run", "variant", "model", "batching", "beta1", "beta2", "lr", "weight_decay", "step"]
 
 
-def predict(points):
-    """Predictions per run.
+def predict(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions, one row per run.
 
     Args:
-        points: DataFrame with `COLUMNS`; ``step`` is the run's last step.
+        points: DataFrame with `COLUMNS`; ``step`` is the last step of the run.
 
     Returns:
-        DataFrame, a row a run: the parameters without ``step``, and
+        DataFrame, one row per run: `COLUMNS` without ``step``, and
 
-        - ``amplification``: by how much ‖W‖² exceeds the paper's law in the long run, by the inertial one;
-        - ``remembered``: share of ‖W_0‖² that is left in ‖W‖² at the end;
-        - with decay, ``angle_paper``, ``angle_inertial``: angle per step in the steady state, in radians, by either law;
-          ``second_beta2``: decay of the second average that stands for the norm.
+        - ``amplification``: long-run ratio of ‖W‖² by the inertial law to ‖W‖² by the paper's law;
+        - ``remembered``: share of ‖W_0‖² that is left in ‖W‖² at the end.
+
+        These are NaN without weight decay:
+
+        - ``angle_paper``, ``angle_inertial``: angle per step in the steady state by each law, in radians;
+        - ``second_beta2``: decay of the second average that replaces the norm.
     """
     table = points[COLUMNS].drop(columns="step")
-    rates = {name: points[name].to_numpy() for name in ("lr", "weight_decay")}
+    rates: dict[str, Any] = {name: points[name].to_numpy() for name in ("lr", "weight_decay")}
     beta1 = points["beta1"].to_numpy()
     table["amplification"] = theory.amplification(beta1=beta1, **rates)
     table["remembered"] = theory.remembered(steps=points["step"].to_numpy(), **rates)
     decayed = rates["weight_decay"] > 0
-    some = {name: values[decayed] for name, values in rates.items()}
+    with_decay = {name: values[decayed] for name, values in rates.items()}
     for name, values in (
-        ("angle_paper", theory.steady_angular_step(**some)),
-        ("angle_inertial", theory.steady_angular_step(beta1=beta1[decayed], **some)),
-        ("second_beta2", theory.second_stage(norm=1.0, dimension=1, **some)[0]),
+        ("angle_paper", theory.steady_angular_step(**with_decay)),
+        ("angle_inertial", theory.steady_angular_step(beta1=beta1[decayed], **with_decay)),
+        ("second_beta2", theory.second_stage(norm=1.0, dimension=1, **with_decay)[0]),
     ):
         table[name] = np.nan
         table.loc[decayed, name] = values

@@ -1,5 +1,5 @@
-"""Gradients chosen to attain the bound, and k-Adam with one unstable stage: claims S7, S8 and K3."""
+"""Tightness of the exact bound under worst-case gradients, and k-Adam with one unstable stage: claims S7, S8 and K3."""
 
-#: Name of the figure's files, and the experiments whose results it shows.
+#: File name of the figure, and the experiments whose results it shows.
 FIGURE = "fig7_tightness"
 NEEDS = ("growth", "quadratic", "tightness")

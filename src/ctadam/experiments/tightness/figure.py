@@ -1,20 +1,26 @@
-"""Figure 7: how tight is the bound? Worst and random gradients, real runs, between the two laws, k stages (claims S7, S8, K3)."""
+"""Figure 7: tightness of the bound for chosen gradients, training runs, pairs between the laws and k stages (S7, S8, K3)."""
+
+from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ctadam.analysis import style
 from ctadam.storage.store import read_joined, read_runs
 from ctadam.theory import stability
 
-#: Legends that stand where points are.
+#: Legends that may cover points have an opaque background.
 _OVER_POINTS = {"handletextpad": 0.2, "frameon": True, "framealpha": 1, "edgecolor": "none"}
 _SETS = sns.color_palette("colorblind").as_hex()
 
 
-def draw(results):
-    """The figure, from the tightness, growth and quadratic runs under ``results``."""
+def draw(results: str | Path) -> Figure:
+    """Draw the figure from the tightness, growth and quadratic runs in the directory ``results``."""
     draws = read_joined(results, "tightness")
     figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 5.2), layout="constrained")
     _chosen(axes[0, 0], draws)
@@ -26,8 +32,8 @@ def draw(results):
     return figure
 
 
-def _chosen(ax, draws):
-    """Update over exact bound at each draw's own step."""
+def _chosen(ax: Axes, draws: pd.DataFrame) -> None:
+    """Plot the update over the exact bound at each draw's own step, for worst-case and random gradients."""
     ratio, n1 = draws["update"] / draws["bound_exact"], draws["step"] + 1
     for kind, name, color, marker in (("worst", "worst gradients", _SETS[0], "o"), ("random", "random", _SETS[1], ".")):
         some = draws["kind"] == kind
@@ -36,19 +42,21 @@ def _chosen(ax, draws):
     ax.set(xscale="log", yscale="log", ylim=(1e-3, 3), xlabel="step $n+1$", ylabel=r"$|u_n|$ / exact bound")
     ax.set_title("chosen gradients")
     legend = ax.legend(loc="lower left", markerscale=2, **_OVER_POINTS)
-    for handle in legend.legend_handles:
+    handles: Any = legend.legend_handles
+    for handle in handles:
         handle.set_alpha(1)
 
 
-def _real(ax, results):
-    """Largest ratio of each training run in the second half of its steps, against C.
+def _real(ax: Axes, results: str | Path) -> None:
+    """Plot the largest ratio of update to exact bound in the second half of each training run against C.
 
-    Early ones say little: at the first step update and bound are both 1, and of the next few gradients most are alike.
+    Early steps are uninformative: update and bound are both 1 at the first step, and the next few gradients resemble each other.
     """
     runs = read_runs(results, "growth")
     runs = runs[runs["variant"] == "curve"]
     runs = runs[(runs["step"] >= (runs["step"].max() + 1) // 2) & np.isfinite(runs["update_max"])]
-    bound = stability.update_bound(**{name: runs[name].to_numpy() for name in ("beta1", "beta2", "step")}, law="exact")
+    arguments: dict[str, Any] = {name: runs[name].to_numpy() for name in ("beta1", "beta2", "step")}
+    bound = stability.update_bound(**arguments, law="exact")
     closest = (runs["update_max"] / bound).groupby(runs["run"]).max()
     pair = runs.drop_duplicates("run").set_index("run")[["beta1", "beta2"]]
     c = stability.stability_coefficient(**pair)
@@ -66,8 +74,8 @@ def _real(ax, results):
     ax.legend(loc="lower right", markerscale=1.6, **_OVER_POINTS)
 
 
-def _wedge(ax, draws):
-    """Between the laws: the worst update and the paper's bound, both over the exact bound's limit."""
+def _wedge(ax: Axes, draws: pd.DataFrame) -> None:
+    """Plot the worst-case update and the paper's bound between the laws, both divided by the limit of the exact bound."""
     growth = -draws["C"] / 2 * (draws["step"] + 1)
     for column, name, color, marker in (
         ("bound_paper", "paper's bound", style.COLORS["paper"], "x"),
@@ -82,8 +90,8 @@ def _wedge(ax, draws):
     ax.legend(loc="lower right", markerscale=1.5, **_OVER_POINTS)
 
 
-def _places(ax, draws, results):
-    """k-Adam: growth after the gradients have stopped against the unstable stage's own rate, by its position."""
+def _places(ax: Axes, draws: pd.DataFrame, results: str | Path) -> None:
+    """Plot k-Adam's growth rate after the gradients have stopped against the rate of the unstable stage, by its position."""
     runs = (
         read_runs(results, "tightness", ["run", "kind", "gammas", "betas"]).query("kind == 'stages'").set_index("run")
     )

@@ -1,19 +1,34 @@
-"""The bounds at the steps that `ctadam.experiments.tightness.runs` looks at. A row a draw, or a place of its unstable stage: the
-same for all kinds of gradients."""
+"""Predict the bounds on the updates of `ctadam.experiments.tightness.runs`."""
+
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ctadam.theory.stability import growth_rate, stability_coefficient, update_bound
 
-#: Parameters of a run, of which the predictions are made.
+#: Parameters of a run that the predictions use.
 COLUMNS = ["draw", "place", "beta1", "beta2", "step"]
 
 
-def predict(points):
-    """``C``; ``bound_paper`` and ``bound_exact`` on |u_n| at the draw's own step n; ``limit_exact``, the latter's limit;
-    ``rate_exact``. Of k stages those of the last."""
-    arguments = {name: points[name].to_numpy() for name in ("beta1", "beta2", "step")}
-    pair = {name: arguments[name] for name in ("beta1", "beta2")}
+def predict(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions, one row per draw and position of the unstable stage.
+
+    They are the same for all kinds of gradients. With k stages they are those of the last stage.
+
+    Args:
+        points: DataFrame with `COLUMNS`.
+
+    Returns:
+        DataFrame with `COLUMNS` and
+
+        - ``C``: the paper's stability coefficient;
+        - ``rate_exact``: growth rate per step by the exact law;
+        - ``limit_exact``: limit of the exact bound for n → ∞;
+        - ``bound_paper``, ``bound_exact``: bounds on |u_n| at the draw's own step n.
+    """
+    arguments: dict[str, Any] = {name: points[name].to_numpy() for name in ("beta1", "beta2", "step")}
+    pair: dict[str, Any] = {name: arguments[name] for name in ("beta1", "beta2")}
     return points[COLUMNS].assign(
         C=stability_coefficient(**pair),
         rate_exact=growth_rate(**pair, law="exact"),

@@ -1,13 +1,23 @@
-"""Is the exact bound attained, and never exceeded? Adam's recursion on chosen gradients (theory: `ctadam.theory.stability`).
+"""Run Adam's recursion on chosen gradients, to test whether the exact bound is attained and never exceeded.
 
-Each draw is a random pair of betas and a step n; one run of it sees the gradients that should attain the bound at n,
-another sees random ones. No model is involved: the claim is about any sequence of gradients. Further draws lie between the
-two laws, where the paper's says unstable and the exact one bounded, and see the worst gradients only.
+No model is trained, because the bound holds for any sequence of gradients (theory: `ctadam.theory.stability`). Each draw is a
+random pair of betas and a step n. The column ``kind`` says which gradients a run sees:
 
-Other draws (kind ``stages``) send gradients through k-Adam with one unstable stage, once in each position. The bound of a stage
-holds for any input, so the last stage alone should decide. Gradients that stop are what lets an unstable stage grow: its input
-then decays faster than the root of its second average.
+``worst``
+    the gradients that should attain the bound at step n;
+``random``
+    random gradients, for the same draws as ``worst``;
+``wedge``
+    worst-case gradients for further draws between the two laws, where the pair is unstable by the paper's law and bounded by
+    the exact one;
+``stages``
+    gradients for k-Adam with one unstable stage, with one run per position of that stage. The bound of a stage holds for any
+    input, so the last stage alone should decide. Gradients that stop let an unstable stage grow, because its input then decays
+    faster than the square root of its second moment.
 """
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,25 +27,31 @@ from ctadam.experiments import with_columns
 from ctadam.optim import kadam_update_
 from ctadam.theory.stability import boundary_beta2, update_bound
 
-#: Powers of ten that a run's gradients and second moments may span; beyond it float64 itself would end the argument.
+#: Powers of ten that the gradients and second moments of a run may span. A wider range would exceed float64.
 _DECADES = 130
 
 
-def points(parameters):
-    """Two runs per draw, one for each draw between the laws, and those through k stages (`_stage_points`).
+def points(parameters: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the table of runs, one row per run.
 
-    Columns: ``run``, ``draw``, ``kind`` (``worst``, ``random``, ``wedge`` or ``stages``), ``beta1``, ``beta2``, ``step``.
+    Half of the pairs are uniform over the unit square. For the other half, 1 − β and 1 − γ are log-uniform between 1e-4 and 1.
+    In the wedge γ² < β < γ/(2−γ), γ is drawn in the same way and β is uniform between its ends. The step is log-uniform up to
+    the configured number, or up to a smaller one where β^n or (β/γ)^n would leave float64.
 
-    Half of the pairs are uniform over the square, half have 1 − β and 1 − γ log-uniform between 1e-4 and 1; in the wedge
-    γ² < β < γ/(2−γ) this goes for γ, and β is uniform between its ends. The step is log-uniform up to the configured
-    number, less where β^n or (β/γ)^n would leave float64.
+    Args:
+        parameters: section ``tightness`` of the configuration.
+
+    Returns:
+        DataFrame with two runs per draw (``worst`` and ``random``), one per draw of the wedge, and those of `_stage_points`. Its
+        columns are ``run``; ``draw``; ``kind``, see the module; ``beta1`` (paper's γ); ``beta2`` (paper's β); ``step``, the
+        step index n; and those that `_stage_points` adds.
     """
     rng = np.random.default_rng(parameters["seed"])
     count = parameters["draws"]
     near_one = 1 - 10 ** rng.uniform(-4, 0, (2, count))
     gamma, beta = np.where(rng.random(count) < 0.5, rng.uniform(1e-3, 1, (2, count)), near_one).clip(1e-3, 1 - 1e-4)
 
-    def steps(gamma, beta):
+    def steps(gamma: np.ndarray, beta: np.ndarray) -> np.ndarray:
         decades = np.maximum(-np.log10(beta) / 2, np.abs(np.log10(beta / gamma)))
         longest = np.minimum(parameters["steps"], _DECADES / np.maximum(decades, 1e-300))
         return np.floor(longest ** rng.random(len(gamma))).astype(np.int64) - 1
@@ -60,12 +76,24 @@ def points(parameters):
     return table
 
 
-def _stage_points(parameters, first):
-    """k-Adam with one unstable stage: a run for each of its k positions, and each of two kinds of gradients.
+def _stage_points(parameters: Mapping[str, Any], first: int) -> pd.DataFrame:
+    """Return the runs of kind ``stages``: k-Adam with one unstable stage.
 
-    The unstable pair has a rate ln(γ/√β) between 0.005 and 0.03; the others are near the usual one, and forget a gradient
-    faster than it. Columns besides: ``k``; ``place`` of the unstable stage, counted from 1; ``gammas``, ``betas``: the pairs of
-    all stages; ``silent``: the step from which gradients are 0, −1 if never. ``beta1``, ``beta2`` are the last stage's.
+    Each draw has two runs for each of the k positions of the unstable stage: one whose gradients stop and one whose gradients
+    do not. The unstable pair has a growth rate ln(γ/√β) between 0.005 and 0.03 per step. The other pairs are close to the
+    default one and forget a gradient faster than the unstable pair does.
+
+    Args:
+        parameters: section ``tightness`` of the configuration.
+        first: number of the first draw.
+
+    Returns:
+        DataFrame with one row per run. ``beta1`` and ``beta2`` are those of the last stage. Additional columns:
+
+        - ``k``: number of stages;
+        - ``place``: position of the unstable stage, counted from 1;
+        - ``gammas``, ``betas``: lists of γ and β of all stages;
+        - ``silent``: first step whose gradient is 0, −1 if none.
     """
     rng = np.random.default_rng([parameters["seed"], 1])
     rows = []
@@ -84,9 +112,12 @@ def _stage_points(parameters, first):
     return pd.DataFrame(rows)
 
 
-def _through_stages(points, parameters, device, progress):
-    """The points of kind ``stages``."""
+def _through_stages(
+    points: pd.DataFrame, parameters: Mapping[str, Any], device: torch.device, progress: Callable[[int], object]
+) -> pd.DataFrame:
+    """Return the results of the runs of kind ``stages``, see `run`."""
     tables = []
+    k: Any
     for k, group in points.groupby("k"):
         k = int(k)
         pairs = [torch.tensor(np.stack(list(group[name])), device=device).T for name in ("gammas", "betas")]
@@ -94,25 +125,25 @@ def _through_stages(points, parameters, device, progress):
         silent = torch.tensor(group["silent"].to_numpy(np.int64), device=device)
         before = (last + silent.clamp(min=0)) // 2
         steps = int(group["step"].max()) + 1
-        # Pair after pair, so that a run's do not depend on how long the runs beside it are.
-        noise = [
+        # Drawn in pairs step by step, so that a run does not depend on the length of the other runs.
+        draws = [
             np.random.default_rng([parameters["seed"], int(run)]).normal(size=(steps, 2)).T for run in group["run"]
         ]
-        noise = torch.from_numpy(np.stack(noise, -1))
-        where = {"beta1": group["beta1"].to_numpy(), "beta2": group["beta2"].to_numpy()}
-        bounds = update_bound(**where, step=np.arange(steps)[:, None], law="exact")
+        noise = torch.from_numpy(np.stack(draws, -1))
+        last_pair: dict[str, Any] = {"beta1": group["beta1"].to_numpy(), "beta2": group["beta2"].to_numpy()}
+        bounds = update_bound(**last_pair, step=np.arange(steps)[:, None], law="exact")
         averages, squares = torch.zeros((2, k, len(group)), dtype=torch.float64, device=device)
         update, earlier, ratio = torch.zeros((3, len(group)), dtype=torch.float64, device=device)
         for n in range(steps):
             normal, scale = noise[:, n].to(device)
             gradient = normal * (3 * scale).exp()
-            gradient = torch.where((silent >= 0) & (n >= silent), torch.zeros_like(gradient), gradient)
-            found = kadam_update_(
+            gradient = torch.where((silent >= 0) & (silent <= n), torch.zeros_like(gradient), gradient)
+            size = kadam_update_(
                 gradient, averages, squares, n + 1.0, stages=list(zip(*pairs, strict=True)), eps=0.0
             ).abs()
-            now = torch.where(n <= last, found / torch.from_numpy(bounds[n]).to(device), torch.zeros_like(found))
+            now = torch.where(last >= n, size / torch.from_numpy(bounds[n]).to(device), torch.zeros_like(size))
             ratio = torch.maximum(ratio, now)
-            update, earlier = torch.where(n == last, found, update), torch.where(n == before, found, earlier)
+            update, earlier = torch.where(last == n, size, update), torch.where(before == n, size, earlier)
             progress(1)
         tables.append(
             group.assign(
@@ -123,13 +154,29 @@ def _through_stages(points, parameters, device, progress):
     return pd.concat(tables)
 
 
-def run(points, parameters, *, device, progress):
-    """Adam's recursion (ε = 0, float64) on all points at once.
+def run(
+    points: pd.DataFrame, parameters: Mapping[str, Any], *, device: torch.device, progress: Callable[[int], object]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Run Adam's recursion (ε = 0, float64) for all rows at once.
+
+    Args:
+        points: rows of the table that the function `points` returns.
+        parameters: section ``tightness`` of the configuration.
+        device: where to compute.
+        progress: called with the number of steps of the recursion since the last call.
 
     Returns:
-        ``(table, details)``: the points with ``update``, |u_n| at their own step n; those of kind ``stages`` also with
-        ``update_before``, the same at the step ``before``, halfway between n and the last gradient, and ``ratio``, the largest
-        of |u_j| over the last stage's exact bound at j, for all j ≤ n.
+        ``(table, details)``. ``table`` has the columns of ``points`` and
+
+        - ``update``: |u_n| at the run's own step n.
+
+        The other columns are NaN except for the kind ``stages``:
+
+        - ``before``: step halfway between n and the last gradient (halfway between 0 and n if the gradients do not stop);
+        - ``update_before``: |u| at the step ``before``;
+        - ``ratio``: largest |u_j| over the exact bound of the last stage at j, for all j ≤ n.
+
+        ``details`` belongs in the provenance; no data are read.
     """
     several = points["kind"] == "stages"
     tables = []
@@ -141,33 +188,35 @@ def run(points, parameters, *, device, progress):
     return with_columns(table, ("update", "before", "update_before", "ratio")), {"data": {}}
 
 
-def _one_stage(points, parameters, device, progress):
-    """The points of all other kinds."""
+def _one_stage(
+    points: pd.DataFrame, parameters: Mapping[str, Any], device: torch.device, progress: Callable[[int], object]
+) -> pd.DataFrame:
+    """Return the results of the runs of all other kinds, see `run`."""
     beta1, beta2 = (torch.tensor(points[name].to_numpy(), device=device) for name in ("beta1", "beta2"))
     last = torch.tensor(points["step"].to_numpy(), device=device)
     worst = torch.tensor((points["kind"] != "random").to_numpy(), device=device)
-    # (β/γ)^j, scaled so that the largest of j ≤ n is 1.
+    # Worst-case gradients are (β/γ)^j. Scaling their maximum over j ≤ n to 1 prevents overflow.
     slope = beta2.log() - beta1.log()
     offset = torch.where(slope > 0, last * slope, torch.zeros_like(slope))
-    # Drawn for all runs, whichever of them are points here: a run does not depend on the runs beside it.
+    # Drawn for all runs, also those that another job does, so that a run does not depend on the division into jobs.
     count = 2 * parameters["draws"] + parameters["wedge"]
     places = torch.tensor(points["run"].to_numpy())
     generator = torch.Generator().manual_seed(parameters["seed"])
-    average, square, found = (torch.zeros_like(beta1) for _ in range(3))
+    average, square, size = (torch.zeros_like(beta1) for _ in range(3))
     for n in range(int(points["step"].max()) + 1):
         noise, scale = torch.randn((2, count), dtype=torch.float64, generator=generator)[:, places].to(device)
-        # A normal variable times a log-normal one: gradients of very different sizes in one run.
+        # The log-normal factor gives a run gradients of very different sizes.
         gradient = torch.where(worst, (n * slope - offset).exp(), noise * (3 * scale).exp())
-        # Once a run is past its own step it no longer matters; a zero keeps it from overflowing.
-        gradient = torch.where(n <= last, gradient, torch.zeros_like(gradient))
+        # A run past its own step is no longer needed. Zero gradients keep it from overflowing.
+        gradient = torch.where(last >= n, gradient, torch.zeros_like(gradient))
         update = kadam_update_(gradient, [average], [square], n + 1.0, stages=[(beta1, beta2)], eps=0.0)
-        found = torch.where(last == n, update.abs(), found)
+        size = torch.where(last == n, update.abs(), size)
         progress(1)
-    return points.assign(update=found.cpu().numpy())
+    return points.assign(update=size.cpu().numpy())
 
 
-def cost(points):
-    """Units of work in these points, for the progress line: steps of the recursion."""
+def cost(points: pd.DataFrame) -> tuple[int, str]:
+    """Return the amount of work for the progress line, and its unit: steps of the recursion."""
     several = points["kind"] == "stages"
     groups = [points[~several], *(group for _, group in points[several].groupby("k"))]
     return sum(int(group["step"].max()) + 1 for group in groups if len(group)), "step"
