@@ -34,8 +34,8 @@ def _against(e: Evidence, task: str) -> Outcome:
     """Judge 2-Adam against the tuned baselines on one task."""
     runs = e.table[e.table["task"] == task]
     # Divergence is a result: such a run has the value of a guess. If all runs diverged, they distinguish no optimizers.
-    lost = ~np.isfinite(runs["value"].astype(float))
-    lost |= (lost | (runs["diverged_at"] >= 0)).all()
+    lost = ~pd.Series(np.isfinite(runs["value"].astype(float)))
+    lost |= bool((lost | (runs["diverged_at"] >= 0)).all())
 
     def rule(runs: pd.DataFrame) -> Outcome:
         wide: Any = tuned(runs, task)

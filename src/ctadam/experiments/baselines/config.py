@@ -1,6 +1,6 @@
 """Parameters of the baselines."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -82,7 +82,7 @@ class Config(Experiment):
     seeds: Seeds
 
     @model_validator(mode="after")
-    def _tasks_with_steps_are_described(self):
+    def _tasks_with_steps_are_described(self) -> Self:
         given, needed = self.model_fields_set, {"images": ("images", "network"), "text": ("text",)}
         for task in self.steps.model_fields_set:
             for key in needed[task]:

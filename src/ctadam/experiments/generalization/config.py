@@ -1,6 +1,6 @@
 """Parameters of the generalization runs."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -52,7 +52,7 @@ class Task(Settings):
     test_every: TestEvery
 
     @model_validator(mode="after")
-    def _lr_is_trained(self):
+    def _lr_is_trained(self) -> Self:
         if self.lr not in self.lrs:
             conflict("lr", self.lr, f"one of lrs, {self.lrs}")
         return self

@@ -79,8 +79,8 @@ def _best_by_others(table: pd.DataFrame) -> list[bool]:
     """Return for each run whether its learning rate has the smallest mean final loss over the other seeds."""
     pair = ["task", "curve", "level", "point"]
     keys = pd.MultiIndex.from_frame(table[[*pair, "lr"]].fillna({"level": 0.0}))
-    losses = pd.Series(table["loss_end"].to_numpy(), index=[keys.to_flat_index(), table["seed"]])
-    losses = means_of_others(losses.unstack())
+    by_seed = pd.Series(table["loss_end"].to_numpy(), index=[keys.to_flat_index(), table["seed"]])
+    losses = means_of_others(by_seed.unstack())
     losses.index = pd.MultiIndex.from_tuples(losses.index, names=keys.names)
-    best = losses.groupby(level=pair).transform("min")
-    return [bool(losses.at[key, seed] == best.at[key, seed]) for key, seed in zip(keys, table["seed"], strict=True)]
+    best = losses == losses.groupby(level=pair).transform("min")
+    return [bool(best.at[key, seed]) for key, seed in zip(keys, table["seed"], strict=True)]

@@ -50,7 +50,8 @@ def draw(results: str | Path) -> Figure:
     _rates(axes[1, 0], table)
     _series(axes[1, 1], runs, coefficient, colors, norm, "param_max")
     axes[1, 1].set(title="largest parameter", ylabel=r"$\|\theta_{n+1}\|_\infty$", xlabel="step $n$")
-    ticks = [norm.vmin, norm.vmin / 2, 0, norm.vmax / 2, norm.vmax]
+    low, high = norm.vmin or 0.0, norm.vmax or 0.0
+    ticks = [low, low / 2, 0, high / 2, high]
     bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes, shrink=0.6, aspect=35, extend="both", ticks=ticks)
     bar.set_label(r"$C(\beta,\gamma)$: stable above 0")
     bar.ax.yaxis.set_major_formatter("{x:.3g}")

@@ -40,9 +40,9 @@ def _judge(prediction: str, runs: pd.DataFrame, rule: Callable[[pd.DataFrame], O
         runs: the runs that the claim judges.
         rule: function from the runs that count to an `Outcome`.
     """
-    lost = ~np.isfinite(runs["accuracy"].astype(float))
+    lost = ~pd.Series(np.isfinite(runs["accuracy"].astype(float)))
     if "diverged_at" in runs:
-        lost |= (lost | (runs["diverged_at"] >= 0)).all()
+        lost |= bool((lost | (runs["diverged_at"] >= 0)).all())
     return by_finite_runs(prediction, runs[~lost], lost, rule)
 
 

@@ -34,7 +34,8 @@ def _geometric(values: pd.Series) -> float:
 )
 def _e1(e: Evidence) -> Outcome:
     runs = e.table.query("variant == 'epsilon'")
-    lost = ~np.isfinite(runs[["peak", "peak_unseen"]].astype(float)).all(axis=1) | (runs["diverged_at"] == 0)
+    measured = pd.Series(np.isfinite(runs[["peak", "peak_unseen"]].astype(float)).all(axis=1))
+    lost = ~measured | (runs["diverged_at"] == 0)
     # With ε = 0 and float64 state, overflow shows growth. Under ε or float32 state, which cap it, no run may overflow.
     lost |= (runs["diverged_at"] > 0) & ((runs["eps"] > 0) | (runs["state_dtype"] != "float64"))
     return by_finite_runs("", runs[~lost], lost, _judge_caps)

@@ -1,6 +1,6 @@
 """Parameters of the practice runs."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -35,7 +35,7 @@ class Unstable(Pair):
     """The unstable pair."""
 
     @model_validator(mode="after")
-    def _growth_has_a_cap(self):
+    def _growth_has_a_cap(self) -> Self:
         if self.beta2 == 0 < self.beta1:  # the cap that ε sets to the growth has no formula there
             conflict("beta2", self.beta2, "number in (0, 1), unless beta1 is 0")
         return self
@@ -63,7 +63,7 @@ class Long(Settings):
     steps: AtLeast10 = Field(description="steps per run")
 
     @model_validator(mode="after")
-    def _points_exist(self):
+    def _points_exist(self) -> Self:
         for i, point in enumerate(self.points):
             if point >= self.of:
                 conflict(f"points.{i}", point, f"integer below long.of, {self.of}")

@@ -27,11 +27,11 @@ def _s9(e: Evidence) -> Outcome:
     runs = read_joined(e.results, e.experiment, runs)
     measured = ["update_max", "ratio_exact", "ratio_paper"]
     lost = ~finite(runs, *measured)
-    evidence = runs[np.isfinite(runs[measured]).all(axis=1)]
+    counts = pd.Series(np.isfinite(runs[measured]).all(axis=1))
     if "diverged_at" in runs:
         # Finite records of a run that diverged later can still violate the bound.
-        evidence = evidence[evidence["diverged_at"] != 0]
-    return by_finite_runs("0", evidence, lost, _judge_bounds)
+        counts &= runs["diverged_at"] != 0
+    return by_finite_runs("0", runs[counts], lost, _judge_bounds)
 
 
 def _judge_bounds(runs: pd.DataFrame) -> Outcome:

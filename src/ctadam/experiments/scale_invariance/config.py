@@ -1,5 +1,7 @@
 """Parameters of the runs with scale-invariant weights."""
 
+from typing import Self
+
 from pydantic import Field, model_validator
 
 from ctadam.experiments.settings import (
@@ -43,7 +45,7 @@ class Training(Settings):
     at_once: Count = Field(description="runs that are trained together")
 
     @model_validator(mode="after")
-    def _decay_leaves_the_sign(self):
+    def _decay_leaves_the_sign(self) -> Self:
         lr = max(self.lrs)
         for i, decay in enumerate(self.weight_decays):
             if lr * decay >= 1:  # a step would turn the weight to its opposite, and the laws of the norm end there
@@ -110,7 +112,7 @@ class FixedNorms(Training):
     record_every: Count = Field(description="steps between comparisons")
 
     @model_validator(mode="after")
-    def _something_decays(self):
+    def _something_decays(self) -> Self:
         if not any(self.weight_decays):
             conflict("weight_decays", self.weight_decays, "a list with a number above 0")
         return self
@@ -127,7 +129,7 @@ class Config(Experiment):
     pair: FixedNorms
 
     @model_validator(mode="after")
-    def _a_lag_fits_into_a_run(self):
+    def _a_lag_fits_into_a_run(self) -> Self:
         steps = max(getattr(self.models, name).steps for name in type(self.models).model_fields)
         if not any(1 <= lag <= steps for lag in self.cosines.lags):
             allowed = f"a list with a lag from 1 to {steps}, the most steps of a model"

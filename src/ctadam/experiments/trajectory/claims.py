@@ -1,6 +1,6 @@
 """Claims T1-T4: how closely the differential equations track the optimizer (paper, section 2)."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -63,7 +63,7 @@ def _judge_tracking(papers: pd.DataFrame, runs: pd.DataFrame) -> Outcome:
         )
         left = group.loc[group["above_from"] >= 0, "above_from"]
         means = every[finite(every, "error_end")].groupby(["order", "kernel"])["error_end"].mean()
-        best = f"; best {_equation(*means.idxmin())}, {means.min():.3g}" if len(means) else ""
+        best = f"; best {_equation(*cast('tuple[int, str]', means.idxmin()))}, {means.min():.3g}" if len(means) else ""
         above = f"above 5 % for good from step {left.min():.0f} of {group['steps'].max()}"
         notes.append(f"{model}: {'within 5 % to the end' if left.empty else above}{best}")
     return Outcome("0", "; ".join(values), worst(verdicts), ". ".join(notes))

@@ -1,7 +1,7 @@
 """Parameters of the trajectory runs."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -72,7 +72,7 @@ class Relabel(Settings):
     steps: Count = Field(description="steps per run")
 
     @model_validator(mode="after")
-    def _time_is_finite(self):
+    def _time_is_finite(self) -> Self:
         # Beyond these powers the unit of time, lr^p, leaves float64.
         largest = 100 / max(abs(math.log10(self.lr)), 1e-9)
         for i, p in enumerate(self.p):
@@ -102,7 +102,7 @@ class Config(Experiment):
     relabel: Relabel
 
     @model_validator(mode="after")
-    def _pictured_runs_exist(self):
+    def _pictured_runs_exist(self) -> Self:
         if self.picture.lr not in self.lrs:
             conflict("picture.lr", self.picture.lr, f"one of lrs, {self.lrs}")
         return self
