@@ -42,9 +42,7 @@ def points(parameters: Mapping[str, Any]) -> pd.DataFrame:
         ArtifactError: if k = 1 or k = 2 is missing.
     """
     if not {1, PAIR} <= set(parameters["ks"]):
-        raise ArtifactError(
-            f"k_sweep.ks: {parameters['ks']} lacks 1 or {PAIR}, the reference values for the others"
-        )
+        raise ArtifactError(f"k_sweep.ks: {parameters['ks']} lacks 1 or {PAIR}, the reference values for the others")
     pair = (float(parameters["beta1"]), float(parameters["beta2"]))  # YAML reads 0 as an integer
     rows: list[dict[str, Any]] = [
         {"norm": norm, "k": k, "seed": seed, "stages": stages}
