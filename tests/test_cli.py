@@ -253,7 +253,7 @@ def test_wrong_words_exit_with_usage(words, capsys):
 
 
 def test_shards_make_up_the_whole_and_repeat_their_bytes(smoke, tmp_path):
-    """The runs do not depend on how they are dealt to shards, and a repeated shard has the same bytes."""
+    """Runs do not depend on how they are assigned to shards, and a repeated shard has the same bytes."""
     for shard in ("1/3", "2/3", "3/3"):
         assert (
             cli.main(["run", "growth", "--scale", "smoke", "--device", "cpu", "--shard", shard, "--out", str(tmp_path)])

@@ -1,4 +1,4 @@
-"""The quadratic experiment: against torch's own optimizer, and the same however the runs are dealt."""
+"""The quadratic experiment: against torch's own optimizer, and independent of how runs are assigned to shards."""
 
 import numpy as np
 import pandas as pd
