@@ -220,16 +220,33 @@ def _judge(args: argparse.Namespace) -> None:
 
     refuse_shipped(args.results)
     with _columns(args.results):
-        ledger = claims.judge(args.results, args.experiments, args.figure)
+        ledger = claims.judge(args.results, args.experiments, args.only)
     if args.shipped:
         # A damaged shipped file must not cost users the verdicts on their own runs.
         try:
-            ledger = claims.beside(ledger, args.shipped)
+            ledger = claims.add_shipped_columns(ledger, args.shipped)
         except ArtifactError as error:
             log.warning("ctadam: without the shipped values, because %s", error)
-    path = claims.write(ledger, args.results, args.figure)
-    print(ledger_text(ledger))
+    path = claims.write(ledger, args.results, args.only)
+    if not args.quiet:
+        print(ledger_text(ledger))
     log.info("%s: %d claims", path, len(ledger))
+
+
+def _ledger(args: argparse.Namespace) -> None:
+    """Print a ledger that was written before."""
+    from ctadam.artifact import ledger as claims
+    from ctadam.artifact.report import ledger_text
+
+    print(ledger_text(claims.read_ledger(claims.ledger_path(args.results, args.only))))
+
+
+def _explain(args: argparse.Namespace) -> None:
+    """Explain one claim."""
+    from ctadam.artifact.explain import explain
+    from ctadam.storage.manifest import root
+
+    print(explain(root(), args.claim))
 
 
 def _promote(args: argparse.Namespace) -> None:
@@ -252,7 +269,7 @@ def _compare(args: argparse.Namespace) -> None:
     from ctadam.artifact import verify
 
     differences = 0
-    for check in verify.compare_redrawn(args.scale, figure=args.figure):
+    for check in verify.compare_redrawn(args.scale, which=args.only):
         print(f"{check.outcome:<10}  {check.what}" + (f": {check.note}" if check.note else ""))
         differences += check.outcome == verify.DIFFERS
     if differences:
@@ -298,12 +315,13 @@ def _verify(args: argparse.Namespace) -> None:
     )
 
 
-def _readme(args: argparse.Namespace) -> None:
-    """Update the README's table of figures."""
-    from ctadam.artifact import report as pages
+def _docs(args: argparse.Namespace) -> None:
+    """Update the generated parts of the documentation."""
+    from ctadam.artifact import explain, report
     from ctadam.storage.manifest import root
 
-    log.info("%s", pages.update_readme(root()))
+    for path in (report.update_readme(root()), explain.write_page(root())):
+        log.info("%s", path)
 
 
 def _pages(args: argparse.Namespace) -> None:
@@ -409,13 +427,31 @@ def _parser() -> argparse.ArgumentParser:
         metavar="EXPERIMENT",
         help="judge only the claims of these experiments; default: all",
     )
-    sub.add_argument("--figure", choices=FIGURES, help="judge only the claims that this figure shows")
+    sub.add_argument(
+        "--only", metavar="FIGURE|CLAIM", help="judge only the claims of this figure, or this claim, such as S3"
+    )
     sub.add_argument("--shipped", metavar="CSV", help="also show the values of this shipped ledger")
+    sub.add_argument("--quiet", action="store_true", help="do not print the ledger")
+
+    sub = command("ledger", _ledger, "Print a ledger that `ctadam judge` has written.")
+    sub.add_argument("results", metavar="RESULTS")
+    sub.add_argument(
+        "--only", metavar="FIGURE|CLAIM", help="the ledger of this figure or claim; default: of all claims"
+    )
+
+    sub = command(
+        "explain",
+        _explain,
+        "Explain a claim: statistic, rule, verdict by level and scale, and the path to figure, tables, raw runs and code.",
+    )
+    sub.add_argument("claim", metavar="CLAIM", help="id of the claim, such as S3")
 
     sub = command("compare", _compare, "Compare tables, figures and ledger in results/redrawn with the shipped ones.")
     sub.add_argument("scale", choices=SCALES)
     sub.add_argument(
-        "--figure", choices=FIGURES, help="compare only this figure, its tables and its claims; default: everything"
+        "--only",
+        metavar="FIGURE|CLAIM",
+        help="compare only this figure or claim, with its tables and verdicts; default: everything",
     )
 
     sub = command(
@@ -432,7 +468,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, metavar="N", help="seed of the sample; default: a new one each time")
     sub.add_argument("--device", default="auto", help="torch device; default: auto")
 
-    command("readme", _readme, "Update the README's table of figures from the shipped results.")
+    command("docs", _docs, "Update the README's table of figures and docs/claims.md from the shipped results.")
 
     sub = command("pages", _pages, "Write the report's HTML pages: ledger and provenance.")
     sub.add_argument("results", metavar="RESULTS")

@@ -1,4 +1,4 @@
-# Judge every claim: prediction, measurement, verdict; for fresh runs with the shipped values as a column.
+# Judge claims: estimates, intervals, verdicts; for fresh runs with the shipped ones as columns.
 rule judge:
     input:
         runs=lambda wildcards: [
@@ -16,8 +16,6 @@ rule judge:
         record=f"results/{{tree}}/{SCALE}/claims.json",
     log:
         f"results/logs/{{tree}}/{SCALE}/judge.log",
-    # Runs last, so that the terminal output ends with the ledger.
-    priority: -1
     conda:
         "../../environment.yml"
     params:
@@ -29,13 +27,88 @@ rule judge:
         ),
         shipped=shipped_ledger,
     shell:
-        "python -m ctadam --log {log} judge results/{wildcards.tree}/{params.scale} {params.only} {params.shipped}"
+        "python -m ctadam --log {log} judge results/{wildcards.tree}/{params.scale} --quiet {params.only} {params.shipped}"
+
+
+# Judge the claims of one figure, or a single claim.
+rule judge_only:
+    input:
+        runs=lambda wildcards: [
+            path
+            for name in NEEDS[wildcards.which]
+            for path in raw(wildcards.tree, name)
+        ],
+        derived=lambda wildcards: [
+            path.format(tree=wildcards.tree) for path in derived(NEEDS[wildcards.which])
+        ],
+        code=lambda wildcards: code(*of_experiments(NEEDS[wildcards.which], "claims")),
+    output:
+        table=f"results/{{tree}}/{SCALE}/claims_{{which}}.csv",
+        record=f"results/{{tree}}/{SCALE}/claims_{{which}}.json",
+    log:
+        f"results/logs/{{tree}}/{SCALE}/judge_{{which}}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        scale=SCALE,
+        shipped=shipped_ledger,
+    shell:
+        "python -m ctadam --log {log} judge results/{wildcards.tree}/{params.scale} --quiet"
+        " --only {wildcards.which} {params.shipped}"
+
+
+# Per claim: one target that retrains what it needs, and one for the shipped runs.
+for id, needs in CLAIMS.items():
+
+    rule:
+        name:
+            id
+        input:
+            # Listed explicitly: missing runs (a job failed) must be made, even where older tables exist.
+            [path for name in needs for path in raw("fresh", name)],
+            f"results/fresh/{SCALE}/claims_{id}.csv",
+        log:
+            f"results/logs/fresh/{SCALE}/ledger_{id}.log",
+        conda:
+            "../../environment.yml"
+        params:
+            id=id,
+            scale=SCALE,
+        shell:
+            "python -m ctadam --log {log} ledger results/fresh/{params.scale} --only {params.id}"
+
+    rule:
+        name:
+            f"cached_{id}"
+        input:
+            # Listed explicitly: a missing run must be an error, even where tables derived from it still exist.
+            lambda wildcards, needs=needs: [
+                path for name in needs for path in raw("redrawn", name)
+            ],
+            f"results/redrawn/{SCALE}/claims_{id}.csv",
+        log:
+            f"results/logs/redrawn/{SCALE}/compare_{id}.log",
+        conda:
+            "../../environment.yml"
+        params:
+            id=id,
+            scale=SCALE,
+        shell:
+            "python -m ctadam --log {log} compare {params.scale} --only {params.id}"
 
 
 rule claims:
     input:
         [path for experiment in EXPERIMENTS for path in raw("fresh", experiment)],
         f"results/fresh/{SCALE}/claims.csv",
+    log:
+        f"results/logs/fresh/{SCALE}/ledger.log",
+    conda:
+        "../../environment.yml"
+    params:
+        scale=SCALE,
+    shell:
+        "python -m ctadam --log {log} ledger results/fresh/{params.scale}"
 
 
 # HTML pages of the report: ledger and provenance.

@@ -30,7 +30,7 @@ prepend("PATH", Path(sys.executable).parent)
 from ctadam import experiments
 from ctadam.artifact import config as configuration
 from ctadam.artifact import figures
-from ctadam.artifact.code import PACKAGE, closure
+from ctadam.artifact.code import PACKAGE, claim_ids, closure
 from ctadam.errors import ArtifactError
 from ctadam.storage.manifest import read_manifest
 
@@ -56,6 +56,9 @@ FIGURES = {
     for figure, needs in figures.FIGURES.items()
     if set(needs) <= set(EXPERIMENTS)
 }
+# Experiments whose runs a claim needs; and those of each figure and claim.
+CLAIMS = {id: (name,) for name in EXPERIMENTS for id in claim_ids(name)}
+NEEDS = FIGURES | CLAIMS
 
 # GPUs per training job. The profile allows one at a time; without a GPU the jobs share the cores.
 GPU = (
@@ -69,6 +72,7 @@ wildcard_constraints:
     tree="fresh|redrawn",
     shard=r"\d+",
     shards=r"\d+",
+    which=r"fig\d+|[A-Z]+\d+",
 
 
 def code(*modules):

@@ -1,4 +1,4 @@
-# Per figure: a rule that draws it, a rule that judges its claims (both for either tree), and one target per tree.
+# Per figure: a rule that draws it (for either tree), and one target per tree, which ends with the verdicts on its claims.
 for figure, needs in FIGURES.items():
 
     rule:
@@ -35,38 +35,21 @@ for figure, needs in FIGURES.items():
 
     rule:
         name:
-            f"judge_{figure}"
-        input:
-            runs=lambda wildcards, needs=needs: [
-                path for name in needs for path in raw(wildcards.tree, name)
-            ],
-            derived=derived(needs),
-            code=code(*of_experiments(needs, "claims")),
-        output:
-            table=f"results/{{tree}}/{SCALE}/claims_{figure}.csv",
-            record=f"results/{{tree}}/{SCALE}/claims_{figure}.json",
-        log:
-            f"results/logs/{{tree}}/{SCALE}/judge_{figure}.log",
-        # Runs last, so that the terminal output ends with the ledger.
-        priority: -1
-        conda:
-            "../../environment.yml"
-        params:
-            figure=figure,
-            scale=SCALE,
-            shipped=shipped_ledger,
-        shell:
-            "python -m ctadam --log {log} judge results/{wildcards.tree}/{params.scale}"
-            " --figure {params.figure} {params.shipped}"
-
-    rule:
-        name:
             figure
         input:
             # Listed explicitly: missing runs (a job failed) must be made, even where older tables and figures exist.
             [path for name in needs for path in raw("fresh", name)],
             figure_paths("fresh", figure),
             f"results/fresh/{SCALE}/claims_{figure}.csv",
+        log:
+            f"results/logs/fresh/{SCALE}/ledger_{figure}.log",
+        conda:
+            "../../environment.yml"
+        params:
+            figure=figure,
+            scale=SCALE,
+        shell:
+            "python -m ctadam --log {log} ledger results/fresh/{params.scale} --only {params.figure}"
 
     rule:
         name:
@@ -86,7 +69,7 @@ for figure, needs in FIGURES.items():
             figure=figure,
             scale=SCALE,
         shell:
-            "python -m ctadam --log {log} compare {params.scale} --figure {params.figure}"
+            "python -m ctadam --log {log} compare {params.scale} --only {params.figure}"
 
 
 rule figures:

@@ -1,71 +1,74 @@
-"""Turn intervals and partly non-finite runs into verdicts, and format numbers for the ledger."""
+"""Turn runs, some of which may not be finite, into levels of a claim."""
 
 import warnings
-from collections.abc import Callable, Collection
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ctadam.analysis.verdicts import CONTRADICTED, INCONCLUSIVE, REPRODUCED, Outcome
+from ctadam.analysis.seeds import over_seeds
+from ctadam.analysis.verdicts import Level, undecided
+
+#: Number of seeds below which an interval over seeds decides nothing.
+MIN_SEEDS = 5
 
 
-def holds(condition: ArrayLike) -> str:
-    """Return the verdict of a rule without an interval.
-
-    Args:
-        condition: bool, or array of bool.
-
-    Returns:
-        ``reproduced`` if every condition is met, else ``contradicted``.
-    """
-    return REPRODUCED if np.all(condition) else CONTRADICTED
-
-
-def decide(low: float, high: float, good: Callable[[float], Any]) -> str:
-    """Return the verdict for a statistic with an interval.
-
-    Args:
-        low: lower end of the interval.
-        high: upper end of the interval.
-        good: function that tells whether a value satisfies the rule.
-
-    Returns:
-        ``reproduced`` if both ends satisfy the rule, ``contradicted`` if neither does. ``inconclusive`` if only one does or an
-        end is NaN.
-    """
-    # Comparisons with NaN are False, which would read as a violated rule.
-    if np.isnan(low) or np.isnan(high):
-        return INCONCLUSIVE
-    ends = {bool(good(low)), bool(good(high))}
-    return INCONCLUSIVE if len(ends) == 2 else REPRODUCED if ends.pop() else CONTRADICTED
-
-
-def within(deviation: float, half: float, tolerance: float) -> str:
-    """Return the verdict of the rule |deviation| ≤ tolerance, given the half width of the deviation's interval.
+def mean_over_seeds(
+    values: ArrayLike,
+    name: str = "",
+    part: str = "",
+    *,
+    lost: int = 0,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> Level:
+    """Return a level whose statistic is a mean over seeds, with its 95 % interval by Student's t.
 
     Args:
-        deviation: measured deviation from the prediction.
-        half: half width of its interval, in the same unit.
-        tolerance: largest deviation that the rule allows, in the same unit.
-    """
-    if abs(deviation) + half <= tolerance:
-        return REPRODUCED
-    return CONTRADICTED if abs(deviation) - half > tolerance else INCONCLUSIVE
-
-
-def worst(verdicts: Collection[str]) -> str:
-    """Combine the verdicts of a rule's parts.
+        values: one number per seed. A seed without a finite number is lost.
+        name: see `ctadam.analysis.verdicts.Level`.
+        part: see `ctadam.analysis.verdicts.Level`.
+        lost: number of further runs that are no evidence.
+        bounds: range of possible values, such as (−1, 1) for a correlation.
 
     Returns:
-        ``contradicted`` if any part is, ``reproduced`` if all parts are, else ``inconclusive``. No parts are ``inconclusive``.
+        Level that is undecided with fewer than `MIN_SEEDS` finite values.
     """
-    if not verdicts:
-        return INCONCLUSIVE
-    return next((v for v in (CONTRADICTED, INCONCLUSIVE) if v in verdicts), REPRODUCED)
+    numbers = np.asarray(values, dtype=np.float64)
+    finite_values = numbers[np.isfinite(numbers)]
+    lost += len(numbers) - len(finite_values)
+    n = len(finite_values)
+    why = "" if n >= MIN_SEEDS else f"{n} seed{'s' * (n != 1)}; an interval needs {MIN_SEEDS}" if n else "no finite run"
+    mean, low, high = over_seeds(finite_values, within=bounds)
+    return Level(mean, low, high, name, part, n=n, lost=lost, undecided=why)
+
+
+def over_runs(
+    function: Callable[..., float], *columns: ArrayLike, name: str = "", part: str = "", lost: int = 0
+) -> Level:
+    """Return a level whose statistic has a bootstrap interval over runs; see `bootstrap`.
+
+    Args:
+        function: statistic of the columns.
+        *columns: arrays of equal length, one entry per run.
+        name: see `ctadam.analysis.verdicts.Level`.
+        part: see `ctadam.analysis.verdicts.Level`.
+        lost: number of runs that are no evidence.
+    """
+    n = len(np.asarray(columns[0]))
+    if not n:
+        return undecided("no finite run" if lost else "no run", name, part, lost=lost)
+    value, low, high = bootstrap(function, *columns)
+    return Level(value, low, high, name, part, n=n, lost=lost)
+
+
+def all_undecided(
+    why: str, names: Iterable[str] = ("",), parts: Iterable[str] = ("",), *, lost: int = 0
+) -> list[Level]:
+    """Return undecided levels, one per name and part, that all have the same reason."""
+    parts = list(parts)
+    return [undecided(why, name, part, lost=lost) for name in names for part in parts]
 
 
 def finite(runs: pd.DataFrame, *columns: str) -> pd.Series:
@@ -82,40 +85,7 @@ def finite(runs: pd.DataFrame, *columns: str) -> pd.Series:
     return good & ~(runs["diverged_at"] >= 0) if "diverged_at" in runs else good
 
 
-def by_finite_runs(
-    prediction: str,
-    evidence: pd.DataFrame,
-    lost: pd.Series,
-    rule: Callable[[pd.DataFrame], Outcome],
-    *,
-    none: str = "no run",
-) -> Outcome:
-    """Judge a claim by its finite evidence.
-
-    A non-finite run shows neither a small nor a large value. Without finite evidence the verdict is inconclusive. If some runs
-    are lost, the remaining ones can contradict the claim but not reproduce it.
-
-    Args:
-        prediction: the prediction as text for the ledger.
-        evidence: DataFrame that holds only finite evidence.
-        lost: Series of bool, one entry per judged run, True where the run is not finite.
-        rule: function from ``evidence`` to an `Outcome`.
-        none: note for the ledger if there are no runs to judge.
-
-    Returns:
-        `Outcome` whose note counts the lost runs.
-    """
-    count = f"{int(lost.sum()):,} of {len(lost):,} runs not finite" if lost.any() else ""
-    if evidence.empty:
-        return Outcome(prediction, "", INCONCLUSIVE, count or none)
-    outcome = rule(evidence)
-    if not count:
-        return outcome
-    verdict = INCONCLUSIVE if outcome.verdict == REPRODUCED else outcome.verdict
-    return replace(outcome, verdict=verdict, note="; ".join(filter(None, (count, outcome.note))))
-
-
-def most(values: ArrayLike) -> float:
+def max_or_inf(values: ArrayLike) -> float:
     """Return the maximum, or inf if a value is NaN, because NaN is no evidence of a small value.
 
     Raises:
@@ -152,25 +122,3 @@ def bootstrap(function: Callable[..., float], *columns: ArrayLike) -> tuple[floa
         resamples = result.bootstrap_distribution[np.isfinite(result.bootstrap_distribution)]
         low, high = np.quantile(resamples, [0.025, 0.975]) if len(resamples) else (np.nan, np.nan)
     return value, float(low), float(high)
-
-
-def number(value: float, form: str = ".3g") -> str:
-    """Format a number for the ledger, or return ``none`` if it is not finite."""
-    return f"{value:{form}}" if np.isfinite(value) else "none"
-
-
-def with_interval(value: float, low: float, high: float, form: str = ".3g") -> str:
-    """Format a number and its interval for the ledger.
-
-    Args:
-        value: the estimate.
-        low: lower end of its interval.
-        high: upper end of its interval.
-        form: format specification of all three.
-
-    Returns:
-        ``value [low, high]``. An infinite or NaN interval becomes ``(no interval)``, a non-finite value without one ``none``.
-    """
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return f"{value:{form}} (no interval)" if np.isfinite(value) else "none"
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"

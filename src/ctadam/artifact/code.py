@@ -61,3 +61,23 @@ def closure(*modules: str) -> list[Path]:
         reexported = path.name == "__init__.py" and name is not None
         pending += [(other, what) for other, what, bound in _imports(path) if not reexported or bound == name]
     return sorted(found)
+
+
+def claim_ids(experiment: str) -> list[str]:
+    """Return the ids of the claims that an experiment's ``claims.py`` defines, without importing it.
+
+    The workflow needs them to name its targets, and importing every ``claims.py`` would delay each of its commands.
+
+    Args:
+        experiment: name of the experiment.
+    """
+    path = PACKAGE / "experiments" / experiment / "claims.py"
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    return [
+        str(call.args[0].value)
+        for call in calls
+        if isinstance(call.func, ast.Name)
+        and call.func.id == "claim"
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+    ]

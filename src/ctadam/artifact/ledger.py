@@ -1,71 +1,204 @@
-"""Judge every claim and write the ledger: prediction, measurement and verdict, by rules fixed before the runs.
+"""Judge every claim and write the ledger: estimates with intervals, verdicts by level, and the claim's verdict.
 
-An experiment's ``claims.py`` defines one function per claim, which judges the runs, predictions and measurements of one scale.
-Verdicts are ``reproduced``, ``contradicted`` and ``inconclusive``. A claim is inconclusive if the interval allows both verdicts,
-if the scale cannot decide, or if runs are not finite (`ctadam.analysis.rules`). A contradicted claim is a result, not an error.
+An experiment's ``claims.py`` defines one function per claim, which measures the claim's statistics from the runs, predictions and
+measurements of one scale; `ctadam.analysis.verdicts` turns them into verdicts. The rules were fixed before the runs;
+``docs/ledger_history.md`` records every change. A contradicted claim is a result, not an error.
 
-Sources of claims: P is the paper (arXiv 2411.05746), D is derived here, R was asked by a reviewer of the paper.
+Sources of claims: P is the paper (arXiv 2411.05746), D is derived here, R was asked by the paper's reviewers or by practice.
 """
 
+import json
+import math
 from collections.abc import Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
-from ctadam.analysis.verdicts import CLAIMS, CONTRADICTED, INCONCLUSIVE, REPRODUCED, Evidence, Outcome
+from ctadam.analysis.verdicts import (
+    CLAIMS,
+    CONTRADICTED,
+    IN_PART,
+    INCONCLUSIVE,
+    REPRODUCED,
+    Claim,
+    Evidence,
+    Level,
+    combine,
+)
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS, load
 from ctadam.storage.provenance import is_complete, write_derived
 from ctadam.storage.store import DERIVED, check_derived, sources
 
-__all__ = ["CLAIMS", "CONTRADICTED", "INCONCLUSIVE", "REPRODUCED", "Evidence", "Outcome"]
+__all__ = ["CLAIMS", "CONTRADICTED", "INCONCLUSIVE", "IN_PART", "REPRODUCED", "VERDICTS", "Evidence"]
 
-#: Columns of the ledger.
-COLUMNS = ["id", "source", "claim", "statistic", "prediction", "value", "rule", "verdict", "note", "figure", "command"]
+#: Verdicts of a claim, in the order in which they are counted.
+VERDICTS = (REPRODUCED, IN_PART, CONTRADICTED, INCONCLUSIVE)
+#: Columns of the ledger. ``levels`` and ``numbers`` are JSON, see `levels_of` and `numbers_of`.
+COLUMNS = [
+    "id",
+    "source",
+    "claim",
+    "verdict",
+    "levels",
+    "numbers",
+    "statistic",
+    "rule",
+    "experiment",
+    "figure",
+    "command",
+]
+#: Significant digits of the numbers in a ledger. Digits beyond them may differ between processors.
+DIGITS = 6
 
 for _name in EXPERIMENTS:
     load(_name, "claims")
-#: Order of claims by letter: stability, ε, trajectories, generalization, norms, k-Adam, long runs. Others follow.
-_ORDER = "SETGNKL"
+#: Order of claims by letter: stability, practice, trajectories, generalization, norms, k-Adam. Others follow.
+_ORDER = "SELTGNK"
 CLAIMS.sort(key=lambda claim: (_ORDER.find(claim.id[0]) % (len(_ORDER) + 1), claim.id[0], int(claim.id[1:])))
 
 
-def judge(results: str | Path, experiments: Collection[str] | None = None, figure: str | None = None) -> pd.DataFrame:
+def find(id: str) -> Claim:
+    """Return the claim with an id.
+
+    Raises:
+        ArtifactError: if there is none.
+    """
+    for claim in CLAIMS:
+        if claim.id == id:
+            return claim
+    raise ArtifactError(f"there is no claim {id!r} (there are: {', '.join(claim.id for claim in CLAIMS)})")
+
+
+def selection(which: str | None) -> list[Claim]:
+    """Return the claims of a figure or with an id; all claims if None.
+
+    Args:
+        which: name of a figure, such as ``"fig2"``, or id of a claim, such as ``"S3"``.
+
+    Raises:
+        ArtifactError: if there is no such claim.
+    """
+    if which is None:
+        return CLAIMS
+    return [claim for claim in CLAIMS if claim.figure == which] if which.startswith("fig") else [find(which)]
+
+
+def judge(results: str | Path, experiments: Collection[str] | None = None, which: str | None = None) -> pd.DataFrame:
     """Judge claims from the results of one scale.
 
     Args:
         results: directory of one scale, such as ``results/fresh/laptop``.
         experiments: judge only the claims of these experiments; all if None.
-        figure: judge only the claims that this figure shows; all if None.
+        which: judge only the claims of this figure, or the one with this id; all if None.
 
     Returns:
         DataFrame with `COLUMNS` and one row per claim.
 
     Raises:
-        ArtifactError: if an experiment's tables are missing or damaged.
+        ArtifactError: if an experiment's tables are missing or damaged, or there is no such claim.
     """
     results = Path(results)
     if not results.is_dir():
         raise ArtifactError(f"no results in {results}")
     evidence: dict[str, Evidence] = {}
     rows: list[dict[str, Any]] = []
-    for claim in CLAIMS:
-        if not (experiments is None or claim.experiment in experiments) or figure not in (None, claim.figure):
+    for claim in selection(which):
+        if experiments is not None and claim.experiment not in experiments:
             continue
-        outcome = claim.judge(evidence.setdefault(claim.experiment, Evidence(results, claim.experiment)))
+        found = claim.judge(evidence.setdefault(claim.experiment, Evidence(results, claim.experiment)))
         rows.append(
-            asdict(outcome)
-            | {name: getattr(claim, name) for name in ("id", "source", "statistic", "rule", "figure")}
-            | {"claim": claim.text, "command": f"snakemake {claim.figure or 'claims'}"}
+            {name: getattr(claim, name) for name in ("id", "source", "statistic", "rule", "experiment", "figure")}
+            | {
+                "claim": claim.text,
+                "verdict": found.verdict,
+                "levels": json.dumps([_as_dict(level) for level in found.levels], ensure_ascii=False),
+                "numbers": json.dumps({k: _rounded(v) for k, v in found.numbers.items()}, ensure_ascii=False),
+                "command": f"snakemake {claim.id}",
+            }
         )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def ledger_path(results: str | Path, figure: str | None = None) -> Path:
-    """Return the path of a scale's ledger, of all claims or of those that one figure shows."""
-    return Path(results) / (f"claims_{figure}.csv" if figure else "claims.csv")
+def _rounded(value: float) -> float | None:
+    """Return a number with `DIGITS` significant digits, or None if it is not finite, which JSON cannot express.
+
+    Numbers next to 1 keep more, because rules about bounds allow 1 + 1e-9.
+    """
+    if not math.isfinite(value):
+        return None
+    return round(value, 10) if abs(value - 1) < 1e-4 else float(f"{value:.{DIGITS - 1}e}")
+
+
+def _as_dict(level: Level) -> dict[str, Any]:
+    """Return a level for the ledger."""
+    entry: dict[str, Any] = {"level": level.name, "part": level.part, "verdict": level.verdict}
+    entry |= {name: _rounded(getattr(level, name)) for name in ("estimate", "low", "high")}
+    return entry | {
+        "n": level.n,
+        "detectable": _rounded(detectable(level)),
+        "lost": level.lost,
+        "undecided": level.undecided,
+    }
+
+
+def detectable(level: Level, power: float = 0.8) -> float:
+    """Return the smallest true difference that these runs would distinguish from zero, for a t interval over ``level.n`` seeds.
+
+    Args:
+        level: a level with an interval over seeds.
+        power: probability with which the interval excludes zero.
+
+    Returns:
+        Difference in the unit of the estimate; NaN without an interval. It uses t quantiles in place of the noncentral t
+        distribution, which is a few per cent too large with five seeds.
+    """
+    half = (level.high - level.low) / 2
+    if level.n < 2 or not math.isfinite(half):
+        return math.nan
+    return float(half * (1 + stats.t.ppf(power, level.n - 1) / stats.t.ppf(0.975, level.n - 1)))
+
+
+def levels_of(ledger: pd.DataFrame) -> pd.DataFrame:
+    """Return the levels of a ledger: one row per claim, level and part.
+
+    Args:
+        ledger: from `judge` or `read_ledger`.
+
+    Returns:
+        DataFrame with the columns ``id``, ``level``, ``part``, ``estimate``, ``low``, ``high``, ``verdict``, ``n``,
+        ``detectable`` (see `detectable`), ``lost`` and ``undecided``; for the last ones see `ctadam.analysis.verdicts.Level`.
+    """
+    rows = [
+        {"id": id} | level
+        for id, text in zip(ledger["id"], ledger["levels"], strict=True)
+        for level in json.loads(text)
+    ]
+    names = ["id", "level", "part", "estimate", "low", "high", "verdict", "n", "detectable", "lost", "undecided"]
+    numbers = ["estimate", "low", "high", "detectable"]
+    return pd.DataFrame(rows, columns=names).astype(dict.fromkeys(numbers, float))
+
+
+def numbers_of(ledger: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return the further numbers of each claim of a ledger, ``{id: {description: value}}``; NaN where not finite."""
+    return {
+        id: {name: math.nan if value is None else value for name, value in json.loads(text).items()}
+        for id, text in zip(ledger["id"], ledger["numbers"], strict=True)
+    }
+
+
+def by_level(ledger: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Return the verdict of each level of a ledger, ``{(id, level): verdict}``."""
+    needed = {claim.id: claim.needed for claim in CLAIMS}
+    groups = levels_of(ledger).groupby(["id", "level"], sort=False)["verdict"]
+    return {(str(id), str(name)): combine(list(rows), needed.get(str(id))) for (id, name), rows in groups}
+
+
+def ledger_path(results: str | Path, which: str | None = None) -> Path:
+    """Return the path of a scale's ledger: of all claims, of those of a figure, or of the one with an id."""
+    return Path(results) / (f"claims_{which}.csv" if which else "claims.csv")
 
 
 def sources_of_ledger(ledger: pd.DataFrame, results: str | Path) -> dict[str, str]:
@@ -74,16 +207,15 @@ def sources_of_ledger(ledger: pd.DataFrame, results: str | Path) -> dict[str, st
     Raises:
         ArtifactError: if one of them is missing or damaged.
     """
-    ids = set(ledger["id"])
     found: dict[str, str] = {}
-    for experiment in dict.fromkeys(claim.experiment for claim in CLAIMS if claim.id in ids):
+    for experiment in dict.fromkeys(ledger["experiment"]):
         found |= sources(results, experiment, *DERIVED)
     return found
 
 
-def write(ledger: pd.DataFrame, results: str | Path, figure: str | None = None) -> Path:
+def write(ledger: pd.DataFrame, results: str | Path, which: str | None = None) -> Path:
     """Write a ledger and a record of its sources to the directory of the results that it judges, and return its path."""
-    path = ledger_path(results, figure)
+    path = ledger_path(results, which)
     write_derived(ledger, path, sources_of_ledger(ledger, results))
     return path
 
@@ -114,8 +246,8 @@ def check_ledger(results: str | Path) -> None:
     check_derived(path, sources_of_ledger(read_ledger(path), results), f"`ctadam judge {results}`")
 
 
-def beside(ledger: pd.DataFrame, shipped: str | Path) -> pd.DataFrame:
-    """Return the ledger with the shipped values and verdicts as additional columns ``shipped`` and ``shipped_verdict``.
+def add_shipped_columns(ledger: pd.DataFrame, shipped: str | Path) -> pd.DataFrame:
+    """Return the ledger with the shipped levels and verdicts as additional columns ``shipped_levels`` and ``shipped_verdict``.
 
     Args:
         ledger: from `judge`.
@@ -125,8 +257,5 @@ def beside(ledger: pd.DataFrame, shipped: str | Path) -> pd.DataFrame:
         ArtifactError: if the shipped ledger is missing or was edited.
     """
     other = read_ledger(shipped).set_index("id")
-    ledger = ledger.copy()
-    for column, before in (("shipped", "value"), ("shipped_verdict", "verdict")):
-        values = ledger["id"].map(other[before]).fillna("")
-        ledger.insert(list(ledger.columns).index(before), column, values)
-    return ledger
+    columns = {f"shipped_{name}": ledger["id"].map(other[name]).fillna("") for name in ("verdict", "levels")}
+    return ledger.assign(**columns)

@@ -1,22 +1,26 @@
 """Render results as text: ledger and lists for the terminal, the README's table, and the report's HTML pages."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 from jinja2 import DictLoader, Environment, StrictUndefined
 from tabulate import tabulate
 
 from ctadam.artifact.figures import FIGURES, caption_title
+from ctadam.analysis.verdicts import Claim
 from ctadam.artifact.ledger import (
     CLAIMS,
-    CONTRADICTED,
     INCONCLUSIVE,
-    REPRODUCED,
+    VERDICTS,
+    by_level,
     check_ledger,
     ledger_path,
+    levels_of,
+    numbers_of,
     read_ledger,
 )
 from ctadam.errors import ArtifactError
@@ -26,10 +30,24 @@ from ctadam.storage.provenance import provenance_path, write_atomically
 from ctadam.storage.store import DERIVED, checked_shards, read_runs, without_lists
 
 #: Lines that enclose the table in the README.
-BEGIN, END = "<!-- figures: made by `ctadam readme` -->", "<!-- end of figures -->"
+BEGIN, END = "<!-- figures: made by `ctadam docs` -->", "<!-- end of figures -->"
 #: Text of an empty cell.
 NOTHING = "—"
-_VERDICTS = (REPRODUCED, CONTRADICTED, INCONCLUSIVE)
+#: Who makes the claims of each source, in words.
+SOURCES = {
+    "P": "the paper's claims",
+    "D": "derived for this artifact",
+    "R": "questions of the paper's reviewers and of practice",
+}
+#: Statement that accompanies every count of verdicts.
+ONLY_ABSTRACT = (
+    "Only the abstract, the findings and the reviews of the paper were available, not its full text or settings. Models, "
+    "sizes, k-Adam's four strategies and the rules are ours."
+)
+#: Scales from the one that decides a claim for the headline to the one that decides if none of them does.
+HEADLINE_SCALES = ("paper", "desk", "laptop")
+#: Number of levels above which a claim's levels are summarized.
+_MANY_LEVELS = 12
 
 
 def duration(seconds: float) -> str:
@@ -53,26 +71,127 @@ def _aligned(table: pd.DataFrame) -> str:
 def _counts(ledger: pd.DataFrame) -> str:
     """Return the number of claims per verdict as text."""
     counts = ledger["verdict"].value_counts()
-    return ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in _VERDICTS)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
+
+
+def counts_by_source(ledger: pd.DataFrame) -> list[str]:
+    """Return one line per source of claims with its number of claims per verdict."""
+    groups = ((source, ledger[ledger["source"] == source]) for source in SOURCES)
+    return [f"{SOURCES[source]} ({len(rows)}): {_counts(rows)}" for source, rows in groups if len(rows)]
+
+
+def number(value: float, form: str = ".3g") -> str:
+    """Format a number, or return a dash if it is NaN."""
+    return NOTHING if pd.isna(value) else f"{value:{form}}".replace("-", "−")
+
+
+def with_interval(value: float, low: float, high: float, form: str = ".3g") -> str:
+    """Format a number and its interval: ``value [low, high]``.
+
+    Args:
+        value: the estimate.
+        low: lower end of its interval; NaN or infinite if there is none.
+        high: upper end of its interval, likewise.
+        form: format specification of all three.
+    """
+    text = number(value, form)
+    if pd.isna(value) or (low == value and high == value):
+        return text
+    known = np.isfinite(low) and np.isfinite(high)
+    return f"{text} [{number(low, form)}, {number(high, form)}]" if known else f"{text} (no interval)"
+
+
+def _claim(id: str) -> Claim | None:
+    """Return a registered claim. A ledger may hold a claim that this version no longer has."""
+    return next((claim for claim in CLAIMS if claim.id == id), None)
+
+
+def estimate_text(row: Mapping[Any, Any], form: str = ".3g") -> str:
+    """Format the estimate of one row of `ctadam.artifact.ledger.levels_of`, with the reason if it is undecided.
+
+    Args:
+        row: the row as a dict.
+        form: format specification of the numbers.
+    """
+    text = "" if pd.isna(row["estimate"]) else with_interval(row["estimate"], row["low"], row["high"], form)
+    lost = f"{row['lost']} runs not finite" if row["lost"] else ""
+    return "; ".join(part for part in (text, row["undecided"], lost) if part)
+
+
+def level_lines(ledger: pd.DataFrame, id: str) -> list[tuple[str, str, str]]:
+    """Return the levels of one claim as text.
+
+    Args:
+        ledger: ledger with this claim.
+        id: id of the claim.
+
+    Returns:
+        List of ``(level and part, estimate, verdict)``. If there are many levels, they are summarized, one entry per verdict.
+    """
+    claim, levels = _claim(id), levels_of(ledger[ledger["id"] == id])
+    form = claim.form if claim else ".3g"
+    if len(levels) <= _MANY_LEVELS:
+        return [
+            (", ".join(filter(None, (row["level"], row["part"]))), estimate_text(row, form), row["verdict"])
+            for row in levels.to_dict("records")
+        ]
+    verdicts = {name: verdict for (_, name), verdict in by_level(ledger[ledger["id"] == id]).items()}
+    lines = []
+    for verdict in (v for v in VERDICTS if v in verdicts.values()):
+        names = [name for name, found in verdicts.items() if found == verdict]
+        rows = levels[levels["level"].isin(names)]
+        shown = ", ".join(f"({name})" if "," in name else name for name in names[:6]) + (
+            ", …" if len(names) > 6 else ""
+        )
+        ranges = [
+            f"{part} {number(values.min(), form)} to {number(values.max(), form)}".strip()
+            for part, values in rows.groupby("part", sort=False)["estimate"]
+            if values.notna().any()
+        ]
+        why = "" if verdict != INCONCLUSIVE else "; ".join(filter(None, dict.fromkeys(rows["undecided"])))
+        lines.append(
+            (f"{len(names)} of {len(verdicts)} levels: {shown}", "; ".join([*ranges, *filter(None, [why])]), verdict)
+        )
+    return lines
+
+
+def number_lines(ledger: pd.DataFrame, id: str) -> list[str]:
+    """Return the further numbers of one claim as text."""
+    return [f"{name}: {number(value)}" for name, value in numbers_of(ledger[ledger["id"] == id])[id].items()]
+
+
+def target_text(id: str) -> str:
+    """Return the targets of a claim as text."""
+    claim = _claim(id)
+    parts = {part: str(target) for part, target in claim.targets.items()} if claim else {}
+    return "; ".join(f"{part} {target}".strip() for part, target in parts.items())
 
 
 def ledger_text(ledger: pd.DataFrame) -> str:
     """Format a ledger for a terminal, with a few lines per claim.
 
     Args:
-        ledger: from `ctadam.artifact.ledger.judge`, optionally with the columns of `ctadam.artifact.ledger.beside`.
+        ledger: from `ctadam.artifact.ledger.judge`, optionally with the columns of
+            `ctadam.artifact.ledger.add_shipped_columns`.
     """
+    shipped: dict[str, dict[str, tuple[str, str]]] = {}
+    if "shipped_levels" in ledger:
+        known = ledger[ledger["shipped_levels"] != ""]
+        other = known.assign(levels=known["shipped_levels"])
+        shipped = {id: {name: (text, verdict) for name, text, verdict in level_lines(other, id)} for id in other["id"]}
     lines: list[str] = []
     for row in ledger.to_dict("records"):
-        lines.append(f"{row['id']:<4} {row['verdict']:<13} [{row['source']}] {row['claim']}")
-        shipped = f"  (shipped: {row['shipped']})" if row.get("shipped") else ""
-        if row.get("shipped_verdict") not in (None, "", row["verdict"]):
-            shipped += f"; the shipped runs say {row['shipped_verdict']}"
-        if row["value"]:
-            lines.append(f"{'':18} predicted {row['prediction']}; measured {row['value']}{shipped}")
-        if row["note"]:
-            lines.append(f"{'':18} {row['note']}")
-    return "\n".join([*lines, f"{len(ledger)} claims: {_counts(ledger)}"])
+        before = row.get("shipped_verdict") or ""
+        also = f"   (shipped: {before})" if before else ""
+        lines.append(f"{row['id']:<4} {row['verdict']:<13} [{row['source']}] {row['claim']}{also}")
+        entries = [(f"target {target_text(row['id'])}", "", "", "")]
+        for name, text, verdict in level_lines(ledger, row["id"]):
+            theirs = shipped.get(row["id"], {}).get(name, ("", ""))[0]
+            entries.append((name or "measured", text, verdict, f"shipped {theirs}" if theirs else ""))
+        table = entries[1:]
+        lines.append(f"{'':18} {entries[0][0]}")
+        lines += [f"{'':18} {line}" for line in tabulate(table, tablefmt="plain", disable_numparse=True).splitlines()]
+    return "\n".join([*lines, f"{len(ledger)} claims: {_counts(ledger)}", *counts_by_source(ledger), ONLY_ABSTRACT])
 
 
 def experiments(directory: str | Path) -> list[str]:
@@ -221,26 +340,53 @@ def _summary(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["column", "type", "distinct", "empty", "values"])
 
 
-def _range(ids: Iterable[str]) -> str:
-    """Join ids of claims and abbreviate consecutive ones: S1 S2 S3 S6 becomes S1–S3, S6."""
-    groups: list[tuple[str, int, int]] = []
-    for id in ids:
-        letter, number = id[0], int(id[1:])
-        if groups and groups[-1][0] == letter and groups[-1][2] == number - 1:
-            groups[-1] = (letter, groups[-1][1], number)
-        else:
-            groups.append((letter, number, number))
-    words = []
-    for letter, first, last in groups:
-        between = "–" if last > first + 1 else ", "
-        words.append(f"{letter}{first}" if first == last else f"{letter}{first}{between}{letter}{last}")
-    return ", ".join(words)
+def _link(id: str) -> str:
+    """Return an id as a Markdown link to its section of ``docs/claims.md``."""
+    return f"[{id}](docs/claims.md#{id.lower()})"
 
 
 def _verdicts(ledger: pd.DataFrame) -> str:
-    """Return the ids of the claims per verdict as text."""
-    ids = {verdict: _range(ledger.loc[ledger["verdict"] == verdict, "id"]) for verdict in _VERDICTS}
+    """Return the ids of the claims per verdict as Markdown."""
+    ids = {verdict: " ".join(map(_link, ledger.loc[ledger["verdict"] == verdict, "id"])) for verdict in VERDICTS}
     return "; ".join(f"{verdict}: {text}" for verdict, text in ids.items() if text) or NOTHING
+
+
+def ledgers(root: str | Path) -> dict[str, pd.DataFrame]:
+    """Return ``{scale: ledger}`` of the shipped scales that count for the headline, the deciding scale first.
+
+    Raises:
+        ArtifactError: if a ledger is damaged or was made from other tables.
+    """
+    found: dict[str, pd.DataFrame] = {}
+    for scale in HEADLINE_SCALES:
+        directory = Path(root) / "results" / "cached" / scale
+        if (directory / MANIFEST).exists():
+            check_ledger(directory)
+            found[scale] = read_ledger(ledger_path(directory))
+    return found
+
+
+def headline(root: str | Path) -> pd.DataFrame:
+    """Return the ledger of the headline: each claim at the largest scale that decides it.
+
+    Args:
+        root: directory of the checkout.
+
+    Returns:
+        DataFrame like a ledger, with a further column ``scale``, in the order of `CLAIMS`.
+
+    Raises:
+        ArtifactError: if a ledger is missing or damaged.
+    """
+    every = ledgers(root)
+    if not every:
+        raise ArtifactError(f"no shipped results in {Path(root) / 'results' / 'cached'}")
+    table = pd.concat([ledger.assign(scale=scale) for scale, ledger in every.items()], ignore_index=True)
+    # Decided ones first, and among them the largest scale; an undecided claim is shown at the smallest.
+    undecided = table["verdict"] == INCONCLUSIVE
+    table = pd.concat([table[~undecided], table[undecided].iloc[::-1]]).drop_duplicates("id").set_index("id")
+    ids = [claim.id for claim in CLAIMS if claim.id in table.index]
+    return table.loc[ids].reset_index()
 
 
 def _times(overviews: Sequence[pd.DataFrame], needs: Sequence[str]) -> tuple[str, str, str]:
@@ -264,22 +410,20 @@ def _times(overviews: Sequence[pd.DataFrame], needs: Sequence[str]) -> tuple[str
 
 
 def figure_table(root: str | Path, scale: str = "laptop") -> str:
-    """Return the README's table of figures as Markdown.
+    """Return the README's table of figures and the counts of verdicts as Markdown.
 
     CPU time and size are those of the given scale. GPU time is that of any shipped runs made on a GPU.
 
     Args:
         root: directory of the checkout.
-        scale: scale of the shipped ledger.
+        scale: scale whose times and sizes are shown.
 
     Raises:
         ArtifactError: if shipped results are missing or damaged, or the ledger belongs to other runs.
     """
     root = Path(root)
-    cached = root / "results" / "cached"
-    check_ledger(cached / scale)
-    ledger = read_ledger(ledger_path(cached / scale))
-    tables = [overview(directory) for directory in directories(cached)]
+    ledger = headline(root)
+    tables = [overview(directory) for directory in directories(root / "results" / "cached")]
     own = [t for t in tables if (t["scale"] == scale).all()] + [t for t in tables if (t["device"] != "cpu").any()]
     lines = [
         "| figure | shows | claims, and what the shipped runs say | command | CPU | GPU | disk |",
@@ -291,9 +435,13 @@ def figure_table(root: str | Path, scale: str = "laptop") -> str:
             f"| `{figure}` | {caption_title(root, figure)} | {_verdicts(ledger[ledger['figure'] == figure])} "
             f"| `snakemake {figure}` | {cpu} | {gpu} | {disk} |"
         )
-    rest = _verdicts(ledger[ledger["figure"] == ""])
-    lines.append(f"| – | claims without a figure | {rest} | `snakemake claims` | | | |")
-    return "\n".join([*lines, "", f"{len(ledger)} claims at {scale} scale: {_counts(ledger)}."])
+    rest = ledger[ledger["figure"] == ""]
+    if len(rest):
+        lines.append(f"| – | claims without a figure | {_verdicts(rest)} | `snakemake claims` | | | |")
+    scales = [f"{count} at {name} scale" for name, count in ledger["scale"].value_counts().items()]
+    lines += ["", f"{len(ledger)} claims, each at the largest scale that decides it ({', '.join(scales)}):", ""]
+    lines += [f"- {line}" for line in counts_by_source(ledger)]
+    return "\n".join([*lines, "", ONLY_ABSTRACT])
 
 
 def with_table(page: str, table: str, begin: str = BEGIN, end: str = END) -> str:
@@ -336,8 +484,9 @@ table { border-collapse: collapse; } td, th { padding: .35rem .7rem; vertical-al
 th { text-align: left; border-bottom: 2px solid #888; white-space: nowrap; } code span { white-space: nowrap; }
 td { border-bottom: 1px solid #ddd; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.reproduced, .contradicted, .inconclusive { font-weight: 600; white-space: nowrap; }
-.reproduced { color: #00663d; } .contradicted { color: #a3320b; } .inconclusive { color: #555; }
+.reproduced, .contradicted, .inconclusive, .in-part { font-weight: 600; white-space: nowrap; }
+.reproduced { color: #00663d; } .contradicted { color: #a3320b; } .inconclusive { color: #555; } .in-part { color: #7a5b00; }
+.levels table td { border: 0; padding: 0 .7rem .15rem 0; }
 code, pre { font-size: .85em; } pre { background: #f6f6f6; padding: .7rem; } small { color: #555; }
 </style></head>
 <body><h1>{{ title }}</h1>
@@ -349,22 +498,24 @@ code, pre { font-size: .85em; } pre { background: #f6f6f6; padding: .7rem; } sma
 _LEDGER = """\
 {% extends "page" %}
 {% block body %}
-<p>{{ total }}. Rules were fixed before the runs. A contradicted claim is a result.</p>
-<table><thead><tr><th></th><th>claim</th><th>verdict</th><th>prediction</th>
-{%- if yours %}<th>shipped</th><th>yours</th>{% else %}<th>value</th>{% endif -%}
-<th>rule</th><th>source</th><th>figure, command</th></tr></thead>
+<p>{{ total }}. Of these:</p>
+<ul>{% for line in sources %}<li>{{ line }}</li>{% endfor %}</ul>
+<p>{{ only_abstract }} A contradicted claim is a result.</p>
+<table><thead><tr><th></th><th>claim</th><th>verdict</th><th>levels</th><th>rule</th><th>source</th>
+<th>figure, command</th></tr></thead>
 <tbody>
 {% for row in rows %}
 <tr><td><b>{{ row.id }}</b></td>
 <td>{{ row.claim }}<br><small>{{ row.statistic }}</small></td>
-<td class="{{ row.verdict }}">{{ row.verdict }}</td>
-<td>{{ row.prediction }}</td>
-{% if yours %}
-<td>{{ row.shipped }}<br><small>{{ row.shipped_verdict }}</small></td>
-{% endif %}
-<td>{{ row.value }}{% if row.note %}<br><small>{{ row.note }}</small>{% endif %}</td>
-<td>{{ row.rule }}</td>
-<td>{{ sources.get(row.source, row.source) }}</td>
+<td><span class="{{ row.verdict | replace(" ", "-") }}">{{ row.verdict }}</span>
+{%- if row.shipped_verdict %}<br><small>shipped: {{ row.shipped_verdict }}</small>{% endif %}</td>
+<td class="levels"><table>
+{% for name, text, verdict in row.lines %}
+<tr><td>{{ name }}</td><td>{{ text }}</td><td class="{{ verdict | replace(" ", "-") }}">{{ verdict }}</td></tr>
+{% endfor %}
+</table>{% for line in row.numbers %}<small>{{ line }}</small><br>{% endfor %}</td>
+<td>{{ row.rule }}<br><small>target: {{ row.target }}</small></td>
+<td>{{ row.source }}</td>
 <td>{{ row.figure }}<br><code>{% for word in row.command.split() %}<span>{{ word }}</span> {% endfor %}</code></td></tr>
 {% endfor %}
 </tbody></table>
@@ -406,7 +557,6 @@ _TEMPLATES = Environment(
     undefined=StrictUndefined,
 )
 _TEMPLATES.filters |= {"duration": duration, "size": size}
-_SOURCES = {"P": "the paper", "D": "derived here", "R": "a reviewer"}
 #: Keys of an experiment's first record that the provenance page shows.
 _SHOWN = ("platform", "python", "packages", "determinism", "data", "code", "parameters")
 
@@ -419,12 +569,18 @@ def ledger_page(results: str | Path) -> str:
     """
     check_ledger(results)
     ledger = read_ledger(ledger_path(results))
+    rows = [
+        row
+        | {"lines": level_lines(ledger, row["id"]), "numbers": number_lines(ledger, row["id"])}
+        | {"target": target_text(row["id"]), "shipped_verdict": row.get("shipped_verdict", "")}
+        for row in ledger.to_dict("records")
+    ]
     return _TEMPLATES.get_template("claims").render(
         title=f"Ledger of claims: {Path(results).name} scale",
-        rows=ledger.to_dict("records"),
-        yours="shipped" in ledger,
+        rows=rows,
         total=f"{len(ledger)} claims: {_counts(ledger)}",
-        sources=_SOURCES,
+        sources=counts_by_source(ledger),
+        only_abstract=ONLY_ABSTRACT,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from ctadam import determinism
 from ctadam.artifact.code import closure
 from ctadam.errors import ArtifactError
-from ctadam.experiments import load
+from ctadam.experiments import configure, load
 from ctadam.progress import Progress
 from ctadam.storage.provenance import (
     code_digest,
@@ -50,11 +50,11 @@ def table_of_runs(experiment: str, parameters: Mapping[str, Any]) -> pd.DataFram
     Raises:
         ArtifactError: if there are fewer runs than shards.
     """
-    points = load(experiment).points(parameters)
-    if parameters["shards"] > len(points):
-        allowed = f"integer in [1, {len(points)}], the number of runs"
+    runs = load(experiment).grid(configure(experiment, parameters))
+    if parameters["shards"] > len(runs):
+        allowed = f"integer in [1, {len(runs)}], the number of runs"
         raise ArtifactError(f"{experiment}.shards: {parameters['shards']} is not allowed (allowed: {allowed})")
-    return points
+    return runs
 
 
 def run(
@@ -82,7 +82,8 @@ def run(
     """
     chosen = pick_device(device)
     pinned = determinism.pin(threads=parameters["threads"])
-    module, points = load(experiment), table_of_runs(experiment, parameters)
+    module, runs = load(experiment), table_of_runs(experiment, parameters)
+    config = configure(experiment, parameters)
     parts, shards = ([shard[0]], shard[1]) if shard else (range(1, parameters["shards"] + 1), parameters["shards"])
     # Recorded before training, because files may be edited or committed meanwhile.
     code, made_in = code_digest(closure("ctadam.determinism", f"ctadam.experiments.{experiment}.runs")), environment()
@@ -93,9 +94,9 @@ def run(
             if before.get("parameters") == parameters and before.get("code") == code:
                 log.info("%s is complete: kept", path)
                 continue
-        share = points.iloc[part - 1 :: shards]  # assign runs round-robin, to spread long runs over the shards
+        share = runs.iloc[part - 1 :: shards]  # assign runs round-robin, to spread long runs over the shards
         if share.empty:
-            raise ArtifactError(f"--shard {part}/{shards}: there are only {len(points)} runs")
+            raise ArtifactError(f"--shard {part}/{shards}: there are only {len(runs)} runs")
         make_room(path)
         total, unit = module.cost(share)
         progress = Progress(f"{experiment} {part}/{shards}", total, unit=unit)
@@ -105,7 +106,7 @@ def run(
         if chosen.type == "cuda":
             name = torch.cuda.get_device_name(chosen)
             torch.cuda.empty_cache()  # do not count memory that the previous shard reserved
-        table, details = module.run(share, parameters, device=chosen, progress=progress.advance)
+        table, details = module.run(share, config, device=chosen, progress=progress.advance)
         if chosen.type == "cuda":
             # The allocator keeps reserved memory. torch's own peak statistic is reset by `chunk_size`.
             memory = {"peak_memory": torch.cuda.memory_reserved(chosen)}

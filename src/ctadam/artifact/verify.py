@@ -8,7 +8,7 @@ Reruns are bitwise identical on the same processor with the same package version
 docs/reproducibility.md says how the tolerances were chosen.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,8 @@ from ctadam.artifact import config, derive, figures
 from ctadam.artifact import ledger as claims
 from ctadam.artifact.promote import CONFIG, shipped_experiments
 from ctadam.errors import ArtifactError
-from ctadam.experiments import load
+from ctadam.experiments import configure, load
+from ctadam.experiments.settings import Experiment
 from ctadam.storage.manifest import read_manifest, runs_directory
 from ctadam.storage.provenance import sha256
 from ctadam.storage.store import DERIVED, check_listed, checked_shards, read_csv, sources, without_lists
@@ -101,7 +102,7 @@ def _check_config(results: Path) -> None:
 
 def _sample(
     module: ModuleType,
-    parameters: Mapping[str, Any],
+    config: Experiment,
     stored_runs: set[Any],
     stored_steps: np.ndarray,
     rng: np.random.Generator,
@@ -110,7 +111,7 @@ def _sample(
 
     Args:
         module: the experiment's ``runs`` module.
-        parameters: the recorded parameters.
+        config: the recorded parameters.
         stored_runs: identifiers of all stored runs.
         stored_steps: sorted distinct steps of the stored rows; empty if they have none.
         rng: generator that chooses the runs.
@@ -122,20 +123,17 @@ def _sample(
     Raises:
         _Differs: if the current code defines other runs than the stored ones.
     """
-    try:
-        points = module.points(parameters)
-    except KeyError as error:
-        raise _Differs(f"the code now asks for a parameter that the stored runs were made without: {error}") from error
-    if set(points["run"]) != stored_runs:
-        raise _Differs(f"the parameters now ask for {len(points)} runs, {len(stored_runs)} are stored")
+    runs = module.grid(config)
+    if set(runs["run"]) != stored_runs:
+        raise _Differs(f"the parameters now ask for {len(runs)} runs, {len(stored_runs)} are stored")
     # If only some steps were stored, run until three of them are reached. Add one step, because records at the end of a
     # shortened run have no stored counterpart.
     third = stored_steps[:3][-1] if len(stored_steps) else 0
     steps = max(STEPS, int(third) + 1) + 1
-    short = "steps" in points and getattr(module, "SHORTENED", True)
+    short = "steps" in runs and getattr(module, "SHORTENED", True)
     early = short and steps == STEPS + 1
-    count = RUNS if early or ("steps" in points and not short) else LATE_RUNS if short else WHOLE_RUNS
-    picked = points.iloc[np.sort(rng.choice(len(points), min(count, len(points)), replace=False))]
+    count = RUNS if early or ("steps" in runs and not short) else LATE_RUNS if short else WHOLE_RUNS
+    picked = runs.iloc[np.sort(rng.choice(len(runs), min(count, len(runs)), replace=False))]
     share = SHARE if early else WHOLE_SHARE
     if not short:
         return picked, False, share
@@ -241,11 +239,12 @@ def rerun(results: str | Path, experiment: str, *, device: str = "auto", seed: i
     index = pd.concat([pd.read_parquet(path, columns=keys) for path in records])
     steps = np.sort(index["step"].unique()) if "step" in index else np.zeros(0)
     try:
-        points, shortened, share = _sample(module, parameters, set(index["run"]), steps, np.random.default_rng(seed))
-        wanted = [("run", "in", points["run"].tolist())]
+        model = configure(experiment, parameters)
+        picked, shortened, share = _sample(module, model, set(index["run"]), steps, np.random.default_rng(seed))
+        wanted = [("run", "in", picked["run"].tolist())]
         stored = pd.concat([pd.read_parquet(path, filters=wanted) for path in records], ignore_index=True)
         try:
-            again, details = module.run(points, parameters, device=here, progress=lambda amount: None)
+            again, details = module.run(picked, model, device=here, progress=lambda amount: None)
         except ArtifactError as error:
             return Check(what, CANNOT, str(error))
         stored, again = without_lists(stored), without_lists(again)
@@ -258,7 +257,7 @@ def rerun(results: str | Path, experiment: str, *, device: str = "auto", seed: i
         if shortened:
             # A column that is constant in every run and is not a parameter summarizes the full run.
             per_run = stored.groupby("run").nunique(dropna=False).max()
-            skip = {str(name) for name in per_run[per_run == 1].index} - set(points)
+            skip = {str(name) for name in per_run[per_run == 1].index} - set(picked)
             ends = again.groupby("run")["step"].transform("max")
             again = again[again["step"] < ends]
         # Columns of run types outside the sample are empty in its stored rows and absent from the repeated ones.
@@ -322,18 +321,23 @@ def rejudge(results: str | Path) -> Check:
 
 
 def _same_verdicts(stored: pd.DataFrame, again: pd.DataFrame) -> Check:
-    """Compare the verdicts and values of two ledgers."""
-    old, new = stored.set_index("id")["verdict"], again.set_index("id")["verdict"]
+    """Compare the verdicts of two ledgers, level by level, and their numbers."""
+    old, new = (
+        {(str(id), ""): verdict for id, verdict in zip(ledger["id"], ledger["verdict"], strict=True)}
+        | claims.by_level(ledger)
+        for ledger in (stored, again)
+    )
     other = [
-        f"{id}: {old.get(id, 'none')}, now {new.get(id, 'none')}"
-        for id in dict.fromkeys([*old.index, *new.index])
-        if old.get(id) != new.get(id)
+        f"{' '.join(filter(None, key))}: {old.get(key, 'none')}, now {new.get(key, 'none')}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
     ]
     if other:
         return Check("verdicts", DIFFERS, "; ".join(other))
-    values = stored.set_index("id")["value"] == again.set_index("id")["value"].astype(str)
-    note = f"{len(new)} claims" + ("" if values.all() else f"; other digits in {', '.join(values.index[~values])}")
-    return Check("verdicts", IDENTICAL if values.all() else AGREES, note)
+    numbers = ["levels", "numbers"]
+    same = (stored.set_index("id")[numbers] == again.set_index("id")[numbers].astype(str)).all(axis=1)
+    note = f"{len(again)} claims" + ("" if same.all() else f"; other digits in {', '.join(same.index[~same])}")
+    return Check("verdicts", IDENTICAL if same.all() else AGREES, note)
 
 
 def _same_figure(figure: str, shipped: str | Path, redrawn: str | Path) -> Check:
@@ -355,7 +359,7 @@ def _same_figure(figure: str, shipped: str | Path, redrawn: str | Path) -> Check
 def compare_redrawn(
     scale: str,
     *,
-    figure: str | None = None,
+    which: str | None = None,
     results: str | Path = "results",
     pictures: str | Path | None = "paper_figures",
 ) -> Iterator[Check]:
@@ -363,7 +367,7 @@ def compare_redrawn(
 
     Args:
         scale: name of the scale.
-        figure: compare only this figure, its tables and its claims; everything if None.
+        which: compare only this figure or claim, with its tables and verdicts; everything if None.
         results: directory that holds ``redrawn`` with tables and ledger.
         pictures: directory that holds ``redrawn`` with figures. If None, no figure is compared.
 
@@ -377,8 +381,10 @@ def compare_redrawn(
     shipped = runs_directory(redrawn)
     names = list(shipped_experiments(shipped))
     drawn = [name for name, needs in figures.FIGURES.items() if set(needs) <= set(names)]
-    if figure is not None:
-        names, drawn = list(figures.FIGURES[figure]), [figure]
+    if which in figures.FIGURES:
+        names, drawn = list(figures.FIGURES[which]), [which]
+    elif which is not None:
+        names, drawn = [claims.find(which).experiment], []
     for experiment in names:
         for name in DERIVED:
             tables = (read_csv(directory, experiment, name) for directory in (shipped, redrawn))
@@ -389,8 +395,8 @@ def compare_redrawn(
                 name, shipped.parents[2] / "paper_figures/cached" / scale, Path(pictures) / "redrawn" / scale
             )
     ledger = claims.read_ledger(claims.ledger_path(shipped))
-    again = claims.read_ledger(claims.ledger_path(redrawn, figure))
-    yield _same_verdicts(ledger if figure is None else ledger[ledger["figure"] == figure], again)
+    again = claims.read_ledger(claims.ledger_path(redrawn, which))
+    yield _same_verdicts(ledger[ledger["id"].isin([claim.id for claim in claims.selection(which)])], again)
 
 
 def verify(

@@ -5,12 +5,12 @@ Each folder has the same files, listed here in the order in which they are used:
 ``config.py``
     ``Config``, the pydantic model of the parameters. It imports nothing heavy.
 ``runs.py``
-    ``points(parameters)`` returns the table of runs, one row per run. ``run(points, parameters, *, device, progress)`` executes
-    them and returns their records and the details for the provenance. ``cost(points)`` returns the units of work for the
-    progress line. ``SHORTENED = False`` marks experiments in which the first steps of a run depend on its length, so that
-    `ctadam.artifact.verify` does not shorten their runs.
+    ``grid(config)`` returns the table of runs, one row per run. ``run(runs, config, *, device, progress)`` executes them and
+    returns their records and the details for the provenance. ``cost(runs)`` returns the units of work for the progress line.
+    ``config`` is an instance of ``Config``. ``SHORTENED = False`` marks experiments in which the first steps of a run depend on
+    its length, so that `ctadam.artifact.verify` does not shorten their runs.
 ``predict.py``
-    ``predict(points)`` returns the predictions from the parameters in ``COLUMNS``. It uses theory and never reads outcomes.
+    ``predict(runs)`` returns the predictions from the parameters in ``COLUMNS``. It uses theory and never reads outcomes.
 ``measure.py``
     ``measure(runs)`` returns the measurements. It reads raw runs and never uses theory.
 ``claims.py``, ``figure.py``
@@ -21,12 +21,14 @@ Each folder has the same files, listed here in the order in which they are used:
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ctadam.experiments.settings import Experiment
 
 #: Names of the experiments.
 EXPERIMENTS = tuple(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
@@ -42,7 +44,22 @@ def load(name: str, stage: str = "runs") -> ModuleType:
     Raises:
         ModuleNotFoundError: if there is no such experiment or module.
     """
-    return importlib.import_module(f"ctadam.experiments.{name}.{stage}")
+    module = importlib.import_module(f"ctadam.experiments.{name}.{stage}")
+    if stage == "runs" and not hasattr(module, "grid"):  # TODO: remove when every experiment takes its model
+        old = module.run
+        module.grid = lambda config: module.points(config.model_dump(exclude_unset=True))
+        module.run = lambda runs, config, **k: old(runs, config.model_dump(exclude_unset=True), **k)
+    return module
+
+
+def configure(name: str, parameters: Mapping[str, Any]) -> "Experiment":
+    """Return the configuration of an experiment as its model.
+
+    Args:
+        name: one of `EXPERIMENTS`.
+        parameters: the experiment's section of a validated configuration.
+    """
+    return load(name, "config").Config.model_validate(parameters)
 
 
 def with_columns(table: "pd.DataFrame", numbers: Sequence[str], texts: Sequence[str] = ()) -> "pd.DataFrame":

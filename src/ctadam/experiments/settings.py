@@ -172,6 +172,13 @@ class Transformer(Settings):
         return self
 
 
+class Text(Settings):
+    """A text and its split."""
+
+    source: Source
+    test_fraction: TestFraction
+
+
 class Images(Settings):
     """An image data set and its split."""
 
