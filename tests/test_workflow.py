@@ -14,9 +14,11 @@ import pytest
 
 from ctadam.artifact import config, figures
 from ctadam.artifact.figures import FIGURES
-from ctadam.experiments import EXPERIMENTS, load
+from ctadam.experiments import EXPERIMENTS, configure, load
 
 TRAINED = "raise RuntimeError('training was started')\n"
+#: The job that is planned where everything is made already: it prints the ledger.
+NOTHING = {"all": 1}
 #: A figure of one experiment, and the one of most.
 FIGURE, WIDEST = "fig6", max(FIGURES, key=lambda figure: len(FIGURES[figure]))
 
@@ -106,7 +108,7 @@ def test_a_scale_with_some_experiments_plans_those(clone, tmp_path):
 
 def test_one_figure_plans_what_it_needs(clone, tmp_path):
     jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n", "fig2"))
-    derived = {"predict_growth": 1, "measure_growth": 1, "draw_fig2": 1, "judge_fig2": 1}
+    derived = {"predict_growth": 1, "measure_growth": 1, "draw_fig2": 1, "judge_only": 1}
     assert jobs == {"fig2": 1, "train_growth": 6} | derived
 
 
@@ -138,10 +140,10 @@ def test_cached_targets_never_train(clone, tmp_path, times, force):
         ]
         if age:
             os.utime(file, (file.stat().st_atime - age, file.stat().st_mtime - age))
-    targets = ["cached", *(f"cached_{figure}" for figure in FIGURES)]
+    targets = ["cached", *(f"cached_{which}" for which in (*FIGURES, "S7"))]
     jobs = planned(snakemake(here, "-n", *force, *targets, "--config", "scale=smoke"))
     expected = {f"{stage}_{name}": 1 for stage in ("predict", "measure") for name in EXPERIMENTS}
-    expected |= {f"{stage}_{figure}": 1 for stage in ("draw", "judge") for figure in FIGURES} | {"judge": 1}
+    expected |= {f"draw_{figure}": 1 for figure in FIGURES} | {"judge": 1, "judge_only": len(FIGURES) + 1}
     assert jobs == expected | dict.fromkeys(targets, 1)
 
 
@@ -217,7 +219,24 @@ def test_a_cached_figure_plans_only_its_own(clone, figure):
     jobs = planned(snakemake(clone, "-n", "-F", f"cached_{figure}", "--config", "scale=smoke"))
     needs = FIGURES[figure]
     expected = {f"{stage}_{name}": 1 for stage in ("predict", "measure") for name in needs}
-    assert jobs == expected | {f"draw_{figure}": 1, f"judge_{figure}": 1, f"cached_{figure}": 1}
+    assert jobs == expected | {f"draw_{figure}": 1, "judge_only": 1, f"cached_{figure}": 1}
+
+
+def test_a_claim_plans_only_what_it_needs(clone, tmp_path):
+    jobs = planned(snakemake(clone, "-n", "-F", "cached_S7", "--config", "scale=smoke"))
+    assert jobs == {"predict_tightness": 1, "measure_tightness": 1, "judge_only": 1, "cached_S7": 1}
+    jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n", "S7"))
+    assert jobs == {"train_tightness": 1, "predict_tightness": 1, "measure_tightness": 1, "judge_only": 1, "S7": 1}
+
+
+@pytest.mark.parametrize("which", ["fig7", "S7"])
+def test_a_figure_and_a_claim_end_with_their_verdicts(clone, which):
+    """Beside the shipped ones, and again where nothing has to be made. The fresh tree holds results already."""
+    output = snakemake(clone, "--cores", "1", which, "--config", "scale=smoke")
+    ledger = output[output.index("python -m ctadam --log results/logs/fresh/smoke/ledger") :]
+    assert re.search(r"^S7 .*\(shipped: reproduced\)$", ledger, re.MULTILINE) and "train_" not in output
+    assert "judge_only" not in snakemake(clone, "--cores", "1", which, "--config", "scale=smoke")
+    git(clone, "clean", "-qfdX", "results/logs")
 
 
 def test_the_users_configuration_does_not_reach_the_shipped_runs(clone):
@@ -229,7 +248,7 @@ def test_the_users_configuration_does_not_reach_the_shipped_runs(clone):
     assert commands[0] == commands[1] and len(commands[0]) > len(EXPERIMENTS)
     # And what they were made with can be asked for again.
     output = snakemake(clone, "-n", "--configfile", "results/cached/smoke/config.yaml")
-    assert "Nothing to be done" in output
+    assert planned(output) == NOTHING
 
 
 def test_forcing_everything_retrains_everything(clone):
@@ -276,8 +295,8 @@ def test_a_scale_without_shipped_runs_says_which_have_some(clone, tmp_path):
 def test_a_changed_parameter_plans_exactly_its_experiment(clone):
     """The clone's fresh smoke runs are complete: nothing to do, until something changes."""
     nothing = snakemake(clone, "-n", "--config", "scale=smoke")
-    assert "Nothing to be done" in nothing
-    jobs = planned(snakemake(clone, "-n", "--config", "scale=smoke", "tightness={seed: 1}"))
+    assert planned(nothing) == NOTHING
+    jobs = planned(snakemake(clone, "-n", "--config", "scale=smoke", "tightness={seed: 7}"))
     assert {name for name in jobs if name.startswith("train")} == {"train_tightness"}
     assert "draw_fig2" not in jobs and jobs["judge"] == 1
     jobs = planned(snakemake(clone, "-n", "--config", "scale=smoke", "growth={lr: 0.002}"))
@@ -287,7 +306,7 @@ def test_a_changed_parameter_plans_exactly_its_experiment(clone):
 
 def test_a_touch_retrains_nothing(clone):
     (clone / "src/ctadam/experiments/tightness/runs.py").touch()
-    assert "Nothing to be done" in snakemake(clone, "-n", "--config", "scale=smoke")
+    assert planned(snakemake(clone, "-n", "--config", "scale=smoke")) == NOTHING
 
 
 TRAINED_BY_TRAINER = set(EXPERIMENTS) - {"quadratic", "tightness", "trajectory"}
@@ -348,7 +367,7 @@ def test_a_run_that_is_there_is_really_made_again_with_a_changed_parameter(clone
     path = here / "results/fresh/smoke/tightness/shard-1-of-1.json"
     record, made = json.loads(path.read_text()), path.stat().st_mtime_ns
     assert record["parameters"]["draws"] == 123 and record["rows"] == len(
-        load("tightness").points(record["parameters"])
+        load("tightness").grid(configure("tightness", record["parameters"]))
     )
     assert "Nothing to be done" in snakemake(here, *words, *changes)
     snakemake(here, "--forceall", *words, *changes)

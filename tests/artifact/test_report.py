@@ -22,7 +22,7 @@ def readme(root):
 
 
 def test_the_table_in_the_readme_is_not_stale(root, readme):
-    assert pages.with_table(readme, pages.figure_table(root)) == readme, "run `ctadam readme`"
+    assert pages.with_table(readme, pages.figure_table(root)) == readme, "run `ctadam docs`"
 
 
 @pytest.fixture
@@ -30,6 +30,7 @@ def checkout(root, shipped, tmp_path, monkeypatch):
     """A directory that looks like a checkout, with smoke runs shipped."""
     (tmp_path / "workflow").symlink_to(root / "workflow")
     shutil.copytree(shipped, tmp_path / "results/cached/smoke")
+    monkeypatch.setattr(pages, "HEADLINE_SCALES", ("smoke",))
     (tmp_path / "README.md").write_text(f"before\n{pages.BEGIN}\nold\n{pages.END}\nafter\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -41,13 +42,14 @@ def test_the_table_follows_the_ledger(checkout):
     rows = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
     assert rows.keys() == FIGURES.keys()
     ledger = read_ledger(checkout / "results/cached/smoke/claims.csv")
-    assert "reproduced: S7, S8" in rows["fig7"] and f"{len(ledger)} claims at smoke scale: " in table
+    assert f"{len(ledger)} claims, each at the largest scale that decides it ({len(ledger)} at smoke scale)" in table
+    assert pages.ONLY_ABSTRACT in table and all(line in table for line in pages.counts_by_source(ledger))
     path = checkout / "results/cached/smoke/claims.csv"
     changed = ledger.assign(verdict=ledger["verdict"].where(ledger["id"] != "S7", "contradicted"))
     write_derived(changed, path, sources_of_ledger(changed, path.parent))
     other = pages.figure_table(checkout, "smoke")
     (row,) = (line for line in other.splitlines() if line.startswith("| `fig7`"))
-    assert other != table and "contradicted: S7" in row and "contradicted" not in rows["fig7"]
+    assert other != table and "contradicted: [S7](docs/claims.md#s7)" in row and "contradicted" not in rows["fig7"]
     path.write_text(path.read_text().replace("contradicted", "reproduced"))
     with pytest.raises(ArtifactError, match="was edited"):
         pages.figure_table(checkout, "smoke")
@@ -72,10 +74,11 @@ def test_times_and_sizes_are_those_of_the_provenance(checkout, monkeypatch):
 
 def test_the_command_renews_the_readme_between_its_marks(checkout, monkeypatch, readme):
     monkeypatch.setattr(pages, "figure_table", lambda root: "new")
-    assert cli.main(["readme"]) == 0
+    (checkout / "docs").mkdir()
+    assert cli.main(["docs"]) == 0
     assert (checkout / "README.md").read_text() == f"before\n{pages.BEGIN}\n\nnew\n\n{pages.END}\nafter\n"
     (checkout / "README.md").write_text("no marks")
-    assert cli.main(["readme"]) == 1
+    assert cli.main(["docs"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -150,19 +153,18 @@ def test_the_report_s_pages_show_the_ledger_and_the_provenance(checkout):
     assert not re.search("https?://", ledger + provenance)
 
 
-def test_ones_own_ledger_shows_the_shipped_values(checkout):
+def test_ones_own_ledger_shows_the_shipped_verdicts(checkout):
     from ctadam.artifact import ledger as claims
 
     results = checkout / "results/cached/smoke"
-    other = claims.beside(claims.judge(results), claims.ledger_path(results))
-    claims.write(other, results)
+    claims.write(claims.add_shipped_columns(claims.judge(results), claims.ledger_path(results)), results)
     page = pages.ledger_page(results)
-    assert "<th>shipped</th><th>yours</th>" in page
+    assert page.count("shipped: ") == len(CLAIMS)
 
 
 def test_the_ledger_s_page_escapes_what_it_shows(checkout):
     path = checkout / "results/cached/smoke/claims.csv"
-    ledger = read_ledger(path).assign(note="a < b & c")
+    ledger = read_ledger(path).assign(statistic="a < b & c")
     write_derived(ledger, path, sources_of_ledger(ledger, path.parent))
     page = pages.ledger_page(path.parent)
     assert "<small>a &lt; b &amp; c</small>" in page and "a < b" not in page

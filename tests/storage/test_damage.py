@@ -200,7 +200,7 @@ def test_edited_ledger_is_not_shown(tree):
     with pytest.raises(ArtifactError, match="edited"):
         pages.ledger_page(tree)
     with pytest.raises(ArtifactError, match="was edited"):
-        claims.beside(claims.judge(tree), claims.ledger_path(tree))
+        claims.add_shipped_columns(claims.judge(tree), claims.ledger_path(tree))
 
 
 def verify_damage(tree):
