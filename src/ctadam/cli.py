@@ -1,89 +1,38 @@
 """Define the command line. Every rule of the workflow calls one of its commands, and each can be called by hand.
 
 ``ctadam stability`` checks a pair of betas. ``run``, ``predict``, ``measure``, ``draw`` and ``judge`` are the stages of the
-workflow. ``promote`` ships fresh results, ``results`` lists the shipped ones, and ``verify`` checks them. ``config`` lists the
-parameters.
+workflow. ``ledger`` prints the verdicts, and ``explain`` shows where one comes from. ``promote`` ships fresh results, ``results``
+lists the shipped ones, and ``verify`` checks them. ``config`` lists the parameters.
 """
 
 import argparse
 import contextlib
 import errno
-import linecache
 import logging
-import os
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ctadam import __version__
-from ctadam.errors import ArtifactError
+from ctadam.errors import ArtifactError, lookup_errors
+from ctadam.terminal import Output
 
 log = logging.getLogger("ctadam")
 
 # Heavy modules are imported inside the commands, so that `ctadam stability` does not wait for torch.
 
 
-def _decimal(value: float) -> str:
-    """Format a float with as few digits as possible such that it parses to the same value."""
-    short = f"{value:g}"
-    return short if float(short) == value else repr(value)
-
-
 def _stability(args: argparse.Namespace) -> None:
     """Print the coefficients, bounds and growth rate of a pair of betas."""
-    import numpy as np
-
-    from ctadam.theory import stability
+    from ctadam.theory.summary import summarize
 
     beta1, beta2 = args.betas
-    pair = {"beta1": beta1, "beta2": beta2}
     try:
-        c: dict[stability.Law, Any] = {
-            "paper": stability.stability_coefficient(**pair, law="paper"),
-            "exact": stability.stability_coefficient(**pair, law="exact"),
-        }
+        rows = summarize(beta1=beta1, beta2=beta2, steps=args.steps)
     except ValueError as error:
         raise ArtifactError(f"--betas: {error}") from error
-    rate = {law: stability.growth_rate(**pair, law=law) for law in c}
-    verdict = stability.verdict(**pair)
-    rows = [
-        ("betas", f"beta1 = γ = {_decimal(beta1)}, beta2 = β = {_decimal(beta2)}"),
-        ("C (paper)", f"{c['paper']:.6g}"),
-        ("exact coefficient", f"{c['exact']:.6g}"),
-        ("verdict", verdict.value),
-    ]
-
-    def bound(step: float) -> str:
-        exact, paper = (stability.update_bound(**pair, step=step, law=law) for law in ("exact", "paper"))
-        return f"{exact:.6g} (paper's law: {paper:.6g})"
-
-    rows.append(("bound on |u|, any step", bound(np.inf)))
-    if args.steps is not None:
-        # Python's integers may exceed float64's range.
-        rows.append((f"bound on |u|, step {args.steps}", bound(float(min(args.steps - 1, sys.float_info.max)))))
-    rows.append(("growth rate per step", f"{rate['exact']:.6g} (paper's law: {rate['paper']:.6g})"))
-    nearest = stability.nearest_stable_beta2(**pair)
-    if np.isnan(nearest):
-        rows.append(("nearest stable beta2", "none: this beta1 is too close to 1 for any float64 below 1"))
-    else:
-        rows.append(("nearest stable beta2", _decimal(nearest) + (" (yours)" if nearest == beta2 else "")))
-    swapped = {"beta1": beta2, "beta2": beta1}
-    if (
-        beta1 > beta2
-        and verdict is stability.Verdict.UNSTABLE
-        and stability.verdict(**swapped) is stability.Verdict.STABLE
-    ):
-        steps = "" if args.steps is None else f" --steps {args.steps}"
-        rows.append(
-            (
-                "hint",
-                "the order is torch's (beta1, beta2), the opposite of the paper's (β, γ); if you meant the other: "
-                f"ctadam stability --betas {_decimal(beta2)} {_decimal(beta1)}{steps}",
-            )
-        )
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
@@ -142,52 +91,8 @@ def _derive(args: argparse.Namespace, name: str) -> None:
     from ctadam.storage.manifest import refuse_shipped
 
     refuse_shipped(args.results)
-    with _columns(args.results):
+    with lookup_errors(args.results):
         log.info("%s: %d rows", *derive.write(args.results, args.experiment, name))
-
-
-@contextlib.contextmanager
-def _columns(results: str | Path) -> Iterator[None]:
-    """Convert failed lookups within a ``with`` block into errors of one line.
-
-    Args:
-        results: directory of the results, for the message.
-
-    Raises:
-        ArtifactError: if a column of a table or a key of a constant of this package is missing.
-    """
-    try:
-        yield
-    except (KeyError, NameError) as error:  # NameError: pandas' query
-        if isinstance(error, NameError) and not type(error).__module__.startswith("pandas"):
-            raise
-        log.debug("", exc_info=True)
-        constant = _constant(error)
-        if constant:
-            raise ArtifactError(f"{constant} has no entry for {error}: add one") from error
-        raise ArtifactError(
-            f"a table in {results} lacks what this code asks for ({error}): it was made by other code; make it again"
-        ) from error
-
-
-def _constant(error: BaseException) -> str | None:
-    """Return file and name of the constant of this package in which a key was not found.
-
-    Returns:
-        Text such as ``experiments/growth/figure.py: AVERAGES``. None if another lookup failed, such as that of a column.
-    """
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    package = Path(__file__).parent
-    if not Path(frame.filename).is_relative_to(package):
-        return None
-    if frame.lineno is None or frame.colno is None or frame.end_lineno != frame.lineno:
-        return None
-    # Traceback columns count bytes, not characters.
-    line = linecache.getline(frame.filename, frame.lineno).encode()
-    name = line[frame.colno : frame.end_colno].decode(errors="replace").partition("[")[0]
-    if not name.rpartition(".")[2].isupper():
-        return None
-    return f"{Path(frame.filename).relative_to(package).as_posix()}: {name}"
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -206,7 +111,7 @@ def _draw(args: argparse.Namespace) -> None:
     from ctadam.storage.manifest import refuse_shipped
 
     refuse_shipped(args.out)
-    with _columns(args.results):
+    with lookup_errors(args.results):
         paths = draw(args.figure, args.results, args.out)
     for path in paths:
         log.info("%s", path)
@@ -219,7 +124,7 @@ def _judge(args: argparse.Namespace) -> None:
     from ctadam.storage.manifest import refuse_shipped
 
     refuse_shipped(args.results)
-    with _columns(args.results):
+    with lookup_errors(args.results):
         ledger = claims.judge(args.results, args.experiments, args.only)
     if args.shipped:
         # A damaged shipped file must not cost users the verdicts on their own runs.
@@ -258,7 +163,7 @@ def _promote(args: argparse.Namespace) -> None:
     written = (
         [] if args.derived or experiments is None else promote(args.scale, experiments=experiments, force=args.force)
     )
-    with _columns(f"results/cached/{args.scale}"):
+    with lookup_errors(f"results/cached/{args.scale}"):
         written += renew(args.scale, experiments=experiments)
     for path in written:
         log.info("%s", path)
@@ -491,42 +396,6 @@ def _parser() -> argparse.ArgumentParser:
 _WRITE_FILES = ("judge",)
 
 
-class _Output:
-    """Text stream that records the first write error instead of raising it, so that no command is cut short.
-
-    Args:
-        stream: the underlying stream. None if it was closed before Python started.
-    """
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
-        self.error: OSError | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        self._attempt("write", text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._attempt("flush")
-
-    def _attempt(self, name: str, *args: Any) -> None:
-        """Call a method of the stream, and record its error."""
-        if self._stream is None:
-            return
-        try:
-            getattr(self._stream, name)(*args)
-        except OSError as error:
-            self.error = self.error or error
-            # Otherwise the rest of the buffer would fail again at exit, and Python would report it.
-            with contextlib.suppress(OSError, ValueError):
-                null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, self._stream.fileno())
-                os.close(null)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -540,16 +409,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A command must not fail because the terminal cannot encode "≤" or "γ". Replaced streams may lack this method.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    output = _Output(sys.stdout)
+    output = Output(sys.stdout)
     try:
         with contextlib.redirect_stdout(output):
             return _main(argv, output)
     finally:
         output.flush()
-        _Output(sys.stderr).flush()
+        Output(sys.stderr).flush()
 
 
-def _main(argv: Sequence[str] | None, output: _Output) -> int:
+def _main(argv: Sequence[str] | None, output: Output) -> int:
     """Parse the arguments, set up logging and run the command; see `main`."""
     args = _parser().parse_args(argv)
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]

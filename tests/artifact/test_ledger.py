@@ -38,7 +38,7 @@ def test_the_ledger_holds_levels_numbers_and_verdicts(smoke):
     levels = ledger.levels_of(table)
     assert set(levels["id"]) == set(table["id"]) and set(table["verdict"]) <= set(ledger.VERDICTS)
     assert levels[levels["verdict"] != "inconclusive"]["estimate"].notna().all()
-    by_level = pd.Series({key: verdict for key, verdict in ledger.by_level(table).items()})
+    by_level = pd.Series(ledger.by_level(table))
     for id, rows in by_level.groupby(level=0):
         verdict = table.set_index("id").loc[id, "verdict"]
         assert verdict == (rows.iloc[0] if rows.nunique() == 1 else "in part"), id

@@ -10,8 +10,8 @@ import yaml
 from jinja2 import DictLoader, Environment, StrictUndefined
 from tabulate import tabulate
 
-from ctadam.artifact.figures import FIGURES, caption_title
 from ctadam.analysis.verdicts import Claim
+from ctadam.artifact.figures import FIGURES, caption_title
 from ctadam.artifact.ledger import (
     CLAIMS,
     INCONCLUSIVE,
