@@ -61,13 +61,13 @@ def test_the_example_runs_and_its_claim_is_judged(changed):
 import json, sys
 sys.path.insert(0, "src")
 from ctadam.artifact import figures, ledger, verify
-claim = next(c for c in ledger.CLAIMS if c.id == "X1")
-outcome = claim.judge(ledger.Evidence("results/fresh/smoke", "silence"))
+outcome = ledger.find("X1").judge(ledger.Evidence("results/fresh/smoke", "silence"))
 check = verify.rerun("results/fresh/smoke", "silence", device="cpu")
 from ctadam import cli
 from ctadam.artifact import report
 assert cli.main(["promote", "smoke", "silence"]) == 0
-assert "| reproduced: X1 | `snakemake fig10` |" in report.figure_table(".", "smoke")
+report.HEADLINE_SCALES = ("smoke",)
+assert "| reproduced: [X1](docs/claims.md#x1) | `snakemake fig10` |" in report.figure_table(".", "smoke")
 print(json.dumps([outcome.verdict, check.outcome, ledger.CLAIMS[-1].id, figures.caption_title(".", "fig10")]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=True)

@@ -22,7 +22,7 @@ REPRODUCED, CONTRADICTED, INCONCLUSIVE, IN_PART = "reproduced", "contradicted", 
 
 @dataclass(frozen=True)
 class Target:
-    """Values of a statistic that reproduce a claim: a range. Made by `above`, `below`, `at_most`, `at_least`, `within`, `overlaps`.
+    """Range of values of a statistic that reproduce a claim; see `above`, `below`, `at_most`, `at_least`, `within`, `overlaps`.
 
     Args:
         low: lower end of the range.

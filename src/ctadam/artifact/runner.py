@@ -98,7 +98,7 @@ def run(
         if share.empty:
             raise ArtifactError(f"--shard {part}/{shards}: there are only {len(runs)} runs")
         make_room(path)
-        total, unit = module.cost(share)
+        total, unit = module.cost(share) if hasattr(module, "cost") else (int(share["steps"].sum()), "step")
         progress = Progress(f"{experiment} {part}/{shards}", total, unit=unit)
         started, clock = now(), time.monotonic()
         name = chosen.type
