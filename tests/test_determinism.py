@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ctadam import determinism
 from ctadam.artifact import config
-from ctadam.experiments import EXPERIMENTS, load
+from ctadam.experiments import EXPERIMENTS, configure, load
 from ctadam.training import ensemble
 
 CPU = torch.device("cpu")
@@ -50,9 +50,9 @@ def with_few_steps(value, *, steps=False):
 def test_nothing_that_a_gpu_refuses_to_do_deterministically(experiment, monkeypatch):
     """On a CPU, with the runs batched as they are on a GPU."""
     monkeypatch.setattr(ensemble, "CPU_NUMBERS", 2**40)
-    parameters, module = with_few_steps(config.resolve("smoke")[experiment]), load(experiment)
+    settings, module = configure(experiment, with_few_steps(config.resolve("smoke")[experiment])), load(experiment)
     with Recorder() as recorder:
-        module.run(module.points(parameters), parameters, device=CPU, progress=lambda amount: None)
+        module.run(module.grid(settings), settings, device=CPU, progress=lambda amount: None)
     assert "lerp_" in recorder.names or experiment == "quadratic"
     assert not [name for name in recorder.names if name.startswith(REFUSED)]
 

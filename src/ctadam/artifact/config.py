@@ -4,9 +4,8 @@ Snakemake and the command line share these functions, so that a parameter has th
 """
 
 import copy
-import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +17,6 @@ from ctadam.storage.manifest import root
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-log = logging.getLogger("ctadam")
 
 #: Names of the scales.
 SCALES = ("smoke", "laptop", "paper", "cifar_subset")
@@ -173,14 +171,11 @@ def resolve(scale: str, changes: Mapping[str, Any] | None = None) -> dict[str, A
 def check(config: Mapping[str, Any]) -> None:
     """Validate a complete configuration.
 
-    Without pydantic, as on a GPU machine with only the packages that the runs need, it logs a warning and rejects only NaN and
-    infinity.
-
     Raises:
         ArtifactError: for the first value that is not allowed.
     """
     scale = config.get("scale")
-    _validate(config, lambda: _model(scale if scale in SCALES else None))
+    _validate(config, _model(scale if scale in SCALES else None))
 
 
 def check_section(experiment: str, parameters: Mapping[str, Any]) -> None:
@@ -189,20 +184,13 @@ def check_section(experiment: str, parameters: Mapping[str, Any]) -> None:
     Raises:
         ArtifactError: for the first parameter that is not allowed.
     """
-    _validate({experiment: parameters}, lambda: _section_model(experiment))
+    _validate({experiment: parameters}, _section_model(experiment))
 
 
-def _validate(config: Mapping[str, Any], make_model: "Callable[[], type[BaseModel]]") -> None:
-    """Validate a configuration with a model, which is built only if pydantic is installed."""
-    try:
-        from pydantic import ValidationError
-    except ModuleNotFoundError:
-        log.warning("pydantic is not installed: the configuration is not checked, except for NaN and infinity")
-        for key, value in _numbers(config):
-            if not _is_finite(value):
-                raise ArtifactError(f"{key}: {value!r} is not allowed (allowed: a finite number)") from None
-        return
-    model = make_model()
+def _validate(config: Mapping[str, Any], model: "type[BaseModel]") -> None:
+    """Validate a configuration with a model."""
+    from pydantic import ValidationError
+
     try:
         model.model_validate(config)
     except ValidationError as error:
@@ -250,23 +238,6 @@ def _schema(model: "type[BaseModel]") -> dict[str, Any]:
 def _is_number(value: Any) -> bool:
     """Return whether a value is an int or float; bool is not a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_finite(value: float) -> bool:
-    """Return whether a number is finite as float64."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond float64's range
-        return False
-
-
-def _numbers(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[str, float]]:
-    """Yield ``(dotted key, value)`` for every number at any depth."""
-    if isinstance(node, (dict, list)):
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _numbers(value, (*path, key))
-    elif _is_number(node):
-        yield ".".join(map(str, path)), node
 
 
 #: Error types of pydantic that concern a key instead of a value.

@@ -7,8 +7,9 @@ Each folder has the same files, listed here in the order in which they are used:
 ``runs.py``
     ``grid(config)`` returns the table of runs, one row per run. ``run(runs, config, *, device, progress)`` executes them and
     returns their records and the details for the provenance. ``config`` is an instance of ``Config``. ``cost(runs)`` returns
-    the amount of work and its unit for the progress line; without it, the sum of the column ``steps``. ``SHORTENED = False`` marks experiments in which the first steps of a run depend on
-    its length, so that `ctadam.artifact.verify` does not shorten their runs.
+    the amount of work and its unit for the progress line; without it, the sum of the column ``steps``.
+    ``SHORTENED = False`` marks experiments in which the first steps of a run depend on its length, so that
+    `ctadam.artifact.verify` does not shorten their runs.
 ``predict.py``
     ``predict(runs)`` returns the predictions from the parameters in ``COLUMNS``. It uses theory and never reads outcomes.
 ``measure.py``
