@@ -50,7 +50,9 @@ class Target:
         outside = (high <= self.low or low >= self.high) if self.strict else (high < self.low or low > self.high)
         if self.overlap:
             return CONTRADICTED if outside else REPRODUCED
-        if (self.low < low and high < self.high) if self.strict else (self.low <= low and high <= self.high):
+        # An infinite end is part of its range.
+        ends = {self.low, self.high} - {-math.inf, math.inf} if self.strict else set()
+        if self.low <= low and high <= self.high and not {low, high} & ends:
             return REPRODUCED
         if self.contradicted_from is not None:
             outside = low >= self.contradicted_from

@@ -28,7 +28,7 @@ def summarize(*, beta1: float, beta2: float, steps: int | None = None) -> list[t
     Raises:
         ValueError: if a decay is outside [0, 1).
     """
-    pair = {"beta1": beta1, "beta2": beta2}
+    pair: dict[str, Any] = {"beta1": beta1, "beta2": beta2}
     c: dict[stability.Law, Any] = {
         "paper": stability.stability_coefficient(**pair, law="paper"),
         "exact": stability.stability_coefficient(**pair, law="exact"),
