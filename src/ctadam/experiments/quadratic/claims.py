@@ -22,9 +22,9 @@ _NAMES = {
 
 def _settings(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield name and runs of each setting."""
-    for values, group in runs.groupby(KEYS, sort=False):
-        setting = dict(zip(KEYS, values, strict=True))
-        yield _NAMES[setting["sweep"]].format(**setting), group
+    for _, group in runs.groupby(KEYS, sort=False):
+        setting = group[KEYS].to_dict("records")[0]
+        yield _NAMES[setting["sweep"]].format_map(setting), group
 
 
 @claim(
