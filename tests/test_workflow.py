@@ -14,7 +14,7 @@ import pytest
 
 from ctadam.artifact import config, figures
 from ctadam.artifact.figures import FIGURES
-from ctadam.experiments import EXPERIMENTS, load
+from ctadam.experiments import EXPERIMENTS, configure, load
 
 TRAINED = "raise RuntimeError('training was started')\n"
 #: A figure of one experiment, and the one of most.
@@ -348,7 +348,7 @@ def test_a_run_that_is_there_is_really_made_again_with_a_changed_parameter(clone
     path = here / "results/fresh/smoke/tightness/shard-1-of-1.json"
     record, made = json.loads(path.read_text()), path.stat().st_mtime_ns
     assert record["parameters"]["draws"] == 123 and record["rows"] == len(
-        load("tightness").points(record["parameters"])
+        load("tightness").grid(configure("tightness", record["parameters"]))
     )
     assert "Nothing to be done" in snakemake(here, *words, *changes)
     snakemake(here, "--forceall", *words, *changes)

@@ -44,7 +44,7 @@ def test_another_sample_is_another_sample(shipped, monkeypatch):
     module = experiments.load("tightness")
     monkeypatch.setattr(verify, "WHOLE_RUNS", 5)
     fake = SimpleNamespace(
-        points=module.points, run=lambda points, *a, **k: seen.append(set(points["run"])) or module.run(points, *a, **k)
+        grid=module.grid, run=lambda runs, *a, **k: seen.append(set(runs["run"])) or module.run(runs, *a, **k)
     )
     monkeypatch.setattr(verify, "load", lambda name: fake)
     for seed in (0, 1, 0):
