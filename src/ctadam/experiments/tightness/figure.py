@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from ctadam.analysis import style
 from ctadam.storage.store import read_joined, read_runs
@@ -90,7 +91,7 @@ def _wedge(ax: Axes, draws: pd.DataFrame) -> None:
     ax.set(xscale="log", yscale="log", xlim=(1e-2, 2e3), ylim=(1e-2, 1e6), xlabel=r"paper's law: $n\,|C|/2$")
     ax.set_ylabel(r"over the exact bound, $n\to\infty$")
     ax.set_title(r"$C<0$, but $\gamma^2<\beta$")
-    ax.legend(loc="lower right", markerscale=1.5, **_OVER_POINTS)
+    ax.legend(loc="upper left", markerscale=1.5, handletextpad=0.2)
 
 
 def _edges(ax: Axes, draws: pd.DataFrame) -> None:
@@ -102,7 +103,10 @@ def _edges(ax: Axes, draws: pd.DataFrame) -> None:
     rest = np.geomspace((1 - draws.loc[draws["kind"] == "rmsprop", "beta2"]).min(), 1, 101)
     look = {"color": style.COLORS["exact"], "lw": 0.9, "zorder": 3}
     ax.plot(rest, rest**-0.5, style.LINES["exact"], label=r"$1/\!\sqrt{1-\beta}$", **look)
-    ax.set(xscale="log", yscale="log", xlabel=r"$1-\beta$", ylabel="$|u_n|$")
+    ax.set(xscale="log", yscale="log", xlabel=r"$1-\beta$", ylabel="$|u_n|$", yticks=(1, 2, 5, 10))
+    ax.yaxis.set_major_formatter("{x:g}")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_formatter(NullFormatter())
     ax.set_title(r"edge $\gamma=0$")
     ax.legend(loc="upper right", handletextpad=0.4)
 
@@ -131,7 +135,7 @@ def _last(ax: Axes, draws: pd.DataFrame) -> None:
     ax.axhline(0, color="0.7", lw=0.6, zorder=0)
     ax.set(xlabel=r"$\ln\gamma/\!\sqrt{\beta}$ of that stage", ylabel="growth rate of $|u^{(k)}_n|$")
     ax.set_title("$k$-Adam: unstable stage is …")
-    ax.legend(loc="upper left", handletextpad=0.4)
+    ax.legend(loc="upper left", **_OVER_POINTS)
 
 
 def _elsewhere(ax: Axes, draws: pd.DataFrame) -> None:
@@ -143,7 +147,7 @@ def _elsewhere(ax: Axes, draws: pd.DataFrame) -> None:
         look = {"ls": "none", "ms": 3, "mew": 0.7, "color": color, "rasterized": True}
         ax.plot(growth[chosen], ratio[chosen], marker, label=name, **look)
     ax.axhline(1, color="0.5", lw=0.8, zorder=0)
-    ax.set(yscale="log", xlabel=r"unstable stage alone: $n\ln\gamma/\!\sqrt{\beta}$")
+    ax.set(yscale="log", xlabel=r"$n\ln\gamma/\!\sqrt{\beta}$ of that stage")
     ax.set_ylabel(r"$|u^{(k)}_n|$ / bound of last stage")
     ax.set_title("unstable stage not last")
-    ax.legend(loc="lower left", handletextpad=0.4)
+    ax.legend(loc="lower left", **_OVER_POINTS)
