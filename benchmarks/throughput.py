@@ -34,20 +34,21 @@ def cases(device):
 
     from ctadam.artifact import config
     from ctadam.data.text import load_corpus
+    from ctadam.experiments import configure
     from ctadam.experiments.quadratic import runs as quadratic
     from ctadam.training import chunk_size, classification, language
 
-    parameters = config.resolve("laptop")["quadratic"] | {"steps": 50}
-    points = quadratic.points(parameters).iloc[: 4 * quadratic.CPU_CHUNK]
+    settings = configure("quadratic", config.resolve("laptop")["quadratic"] | {"steps": 50})
+    table = quadratic.grid(settings).iloc[: 4 * quadratic.CPU_CHUNK]
     yield (
         "quadratic",
         {
-            LOOP: (False, 4, 50, lambda: loop_of_quadratics(points.iloc[:4], parameters, device)),
+            LOOP: (False, 4, 50, lambda: loop_of_quadratics(table.iloc[:4], settings, device)),
             "all at once": (
                 True,
-                len(points),
+                len(table),
                 50,
-                lambda: quadratic.run(points, parameters, device=device, progress=lambda amount: None),
+                lambda: quadratic.run(table, settings, device=device, progress=lambda amount: None),
             ),
         },
     )
@@ -90,17 +91,17 @@ def cases(device):
         yield case, functions
 
 
-def loop_of_quadratics(points, parameters, device):
+def loop_of_quadratics(runs, settings, device):
     """What a user would write, with the gradient given instead of found by autograd."""
     import torch
 
     from ctadam.experiments.quadratic.runs import hessian_product
 
-    for point in points.itertuples():
-        theta = torch.nn.Parameter(torch.ones(parameters["dimension"], dtype=torch.float64, device=device))
-        optimizer = torch.optim.Adam([theta], lr=point.lr, betas=(point.beta1, point.beta2))
-        for _ in range(parameters["steps"]):
-            theta.grad = hessian_product(theta.detach(), condition=parameters["condition"])
+    for row in runs.itertuples():
+        theta = torch.nn.Parameter(torch.ones(settings.dimension, dtype=torch.float64, device=device))
+        optimizer = torch.optim.Adam([theta], lr=row.lr, betas=(row.beta1, row.beta2))
+        for _ in range(settings.steps):
+            theta.grad = hessian_product(theta.detach(), condition=settings.condition)
             optimizer.step()
 
 

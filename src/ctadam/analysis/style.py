@@ -182,5 +182,5 @@ def close(figure: Figure) -> None:
 
 def label_panels(axes: Iterable[Axes]) -> None:
     """Prefix the panels' left titles with bold letters, (a), (b), …, in the given order."""
-    for letter, ax in zip("abcdefgh", axes, strict=False):
+    for letter, ax in zip("abcdefghijkl", axes, strict=False):
         ax.set_title(f"$\\mathbf{{({letter})}}$ {ax.get_title(loc='left')}", loc="left")

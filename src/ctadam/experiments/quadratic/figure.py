@@ -1,6 +1,7 @@
-"""Figure 6: largest update over the unit square of betas, by learning rate, noise level and weight decay (claim S9)."""
+"""Figure 6: largest update over the unit square of betas, by learning rate, noise level and weight decay (claims S9, S12)."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -13,25 +14,38 @@ from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from ctadam.analysis import style
-from ctadam.storage.store import read_runs
+from ctadam.storage.store import read_joined, read_runs
 from ctadam.theory import stability
 
 #: Number of panels per row.
-COLUMNS = 4
+COLUMNS = 3
 #: Largest update on the colour scale.
 TOP = 100.0
 #: Panel title of each sweep, after the learning rate.
 SWEEPS = style.Table(
     "experiments/quadratic/figure.py: SWEEPS",
-    {"lr": "", "noise": r"$\sigma$ = {noise:g}", "weight_decay": r"$\lambda$ = {weight_decay:g}"},
+    {
+        "lr": "",
+        "noise": r"$\sigma$ = {noise:g}",
+        "weight_decay": r"$\lambda$ = {weight_decay:g}",
+        "distant": r"$\lambda$ = {weight_decay:g}, distant minimum",
+    },
 )
 #: Legend label of each sweep.
 NAMES = style.Table(
     "experiments/quadratic/figure.py: NAMES",
-    {"lr": "learning rates", "noise": r"noise $\sigma$", "weight_decay": r"weight decay $\lambda$"},
+    {
+        "lr": "learning rates",
+        "noise": r"noise $\sigma$",
+        "weight_decay": r"weight decay $\lambda$",
+        "distant": "distant minimum",
+    },
 )
-#: Colour and line style of the sweeps, in the order of the runs.
-LOOKS = list(zip(sns.color_palette("colorblind"), ("-", "--", ":"), strict=False))
+_PALETTE = sns.color_palette("colorblind").as_hex()
+#: Colour and line style of the sweeps, in the order of the runs. The colours of the laws are left out.
+LOOKS = [(_PALETTE[1], "-"), (_PALETTE[2], "--"), (_PALETTE[4], ":"), (_PALETTE[7], "-.")]
+#: Line styles of the decays of one sweep.
+DECAY_LINES = (":", "-", "--", "-.")
 
 
 def draw(results: str | Path) -> Figure:
@@ -43,42 +57,43 @@ def draw(results: str | Path) -> Figure:
     Raises:
         ArtifactError: if they are incomplete or were changed.
     """
-    runs = read_runs(results, "quadratic")
+    runs = read_joined(results, "quadratic", read_runs(results, "quadratic"))
     NAMES.require(runs["sweep"])
     settings = list(runs.groupby(["sweep", "lr", "noise", "weight_decay"], sort=False))
-    rows = -(-(len(settings) + 1) // COLUMNS)
+    shown = [(values, group) for values, group in settings if values[0] != "distant"]
+    rows = -(-(len(shown) + 2) // COLUMNS)
     figure, grid = plt.subplots(
-        rows, COLUMNS, figsize=(style.TEXT_WIDTH, 1.75 * rows + 0.55), layout="constrained", squeeze=False
+        rows, COLUMNS, figsize=(style.TEXT_WIDTH, 2.05 * rows + 0.7), layout="constrained", squeeze=False
     )
     axes = list(grid.flat)
+    maps, (near, params), unused = axes[: len(shown)], axes[len(shown) : len(shown) + 2], axes[len(shown) + 2 :]
     norm, colors = LogNorm(1, TOP), mpl.colormaps["cividis"].copy()
-    for ax, ((sweep, lr, noise, decay), group) in zip(axes, settings, strict=False):
+    for i, (ax, ((sweep, lr, noise, decay), group)) in enumerate(zip(maps, shown, strict=True)):
         _map(ax, group, colors, norm)
         what = SWEEPS[sweep].format(noise=noise, weight_decay=decay)
-        ax.set_title(rf"$\eta$ = {lr:g}" + (f", {what}" if what else ""), fontsize=7)
-    for ax in axes[len(settings) + 1 :]:
-        ax.remove()
-    maps, last = axes[: len(settings)], axes[len(settings)]
-    for i, ax in enumerate(maps):
+        ax.set_title(rf"$\eta$ = {lr:g}" + (f", {what}" if what else ""))
         if i % COLUMNS:
             ax.tick_params(labelleft=False)
         else:
             ax.set_ylabel(r"$\gamma$ (beta1)")
-        if i + COLUMNS < len(settings):
+        if i + COLUMNS < len(shown):
             ax.tick_params(labelbottom=False)
         else:
             ax.set_xlabel(r"$\beta$ (beta2)")
-    _near(last, runs)
+    for ax in unused:
+        ax.remove()
+    _near(near, runs)
+    _params(params, runs)
     bar = figure.colorbar(
-        ScalarMappable(norm, colors), ax=maps, location="bottom", shrink=0.4, aspect=40, extend="max", pad=0.02
+        ScalarMappable(norm, colors), ax=axes, location="bottom", shrink=0.5, aspect=40, extend="max", pad=0.02
     )
     bar.set_label(r"largest update, $\max_n \|u_n\|_\infty$")
     bar.ax.xaxis.set_major_formatter("{x:g}")
     handles, labels = maps[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), handlelength=1.8, columnspacing=1.4)
-    for letter, ax in zip("abcdefghijklmnop", [*maps, last], strict=False):
-        ax.set_title(f"$\\mathbf{{({letter})}}$ {ax.get_title(loc='left')}", loc="left", fontsize=7)
-    sns.despine(ax=last, left=True, right=False)
+    style.label_panels([*maps, near, params])
+    for ax in (near, params):
+        sns.despine(ax=ax)
     return figure
 
 
@@ -101,17 +116,36 @@ def _map(ax: Axes, group: pd.DataFrame, colors: Colormap, norm: Normalize) -> No
     ax.set(xlim=(-step / 2, 1), ylim=(-step / 2, 1), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
 
 
+def _shares(ax: Axes, ratio: pd.Series, color: Any, line: str, name: str) -> None:
+    """Draw the share of runs above each ratio, with the limit 1."""
+    values = np.sort(ratio.to_numpy())
+    ax.plot(values, 1 - np.arange(len(values)) / len(values), line, color=color, label=name)
+
+
 def _near(ax: Axes, runs: pd.DataFrame) -> None:
     """Draw the share of runs above each ratio of update to exact bound, over the second half of the steps."""
     groups = dict(list(runs.groupby("sweep", sort=False)))
     for sweep, (color, line) in style.by_rank("experiments/quadratic/figure.py: LOOKS", LOOKS, groups).items():
-        ratio = np.sort(groups[sweep]["ratio_late"].to_numpy())
-        share = 1 - np.arange(len(ratio)) / len(ratio)
-        ax.plot(ratio, share, line, color=color, label=NAMES[sweep])
+        _shares(ax, groups[sweep]["ratio_late"], color, line, NAMES[sweep])
     ax.axvline(1, color="0.5", lw=0.8)
-    ax.set(xlim=(0, 1.05), ylim=(0, 1), xlabel=r"late $\|u_n\|_\infty$ / bound", title="exact bound")
-    # The axis is on the right, so that the columns of maps stay evenly spaced.
-    ax.yaxis.tick_right()
-    ax.yaxis.set_label_position("right")
+    ax.set(xlim=(0, 1.05), ylim=(0, 1), xlabel=r"late $\|u_n\|_\infty$ / bound", title="updates")
     ax.set_ylabel("share of runs above")
-    ax.legend(loc="upper center", handlelength=1.6, fontsize=6, borderpad=0, borderaxespad=0, labelspacing=0.15)
+    ax.legend(loc="upper right", handlelength=1.9, borderaxespad=0, labelspacing=0.2)
+
+
+def _params(ax: Axes, runs: pd.DataFrame) -> None:
+    """Draw the share of runs with decay inside the region above each ratio of the largest parameter to its bound."""
+    looks = style.by_rank("experiments/quadratic/figure.py: LOOKS", LOOKS, runs["sweep"].unique())
+    runs = runs[(runs["weight_decay"] > 0) & (runs["C"] > 0)]
+    for sweep, group in runs.groupby("sweep", sort=False):
+        decays = dict(list(group.groupby("weight_decay", sort=False)))
+        where = "experiments/quadratic/figure.py: DECAY_LINES"
+        for decay, line in style.by_rank(where, DECAY_LINES, decays).items():
+            chosen = decays[decay]
+            ratio = chosen["param_max"] / np.maximum(chosen["param_start"], chosen["limit_exact"] / decay)
+            color, own = looks[sweep]
+            _shares(ax, ratio, color, own if len(decays) == 1 else line, SWEEPS[sweep].format(weight_decay=decay))
+    ax.axvline(1, color="0.5", lw=0.8)
+    ax.set(xlim=(0, 1.05), ylim=(0, 1), title="parameters, $C>0$", ylabel="share of runs above")
+    ax.set_xlabel(r"$\max_n\|\theta_n\|_\infty$ / $\max(\|\theta_0\|_\infty, B/\lambda)$")
+    ax.legend(loc="lower left", handlelength=1.9, labelspacing=0.2)

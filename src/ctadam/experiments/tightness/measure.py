@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# The bias correction is no prediction but a part of the update, and the claim is about the rest of the update.
-from ctadam.theory.stability import prefactor
+from ctadam.optim import prefactor
 
 
 def measure(runs: pd.DataFrame) -> pd.DataFrame:
@@ -17,7 +16,7 @@ def measure(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         DataFrame, one row per run: ``run``, ``draw``, ``kind`` and ``update``, |u_n| at the run's own step n. The other columns
-        are NaN except for the kind ``stages``:
+        are NaN except for the kind ``kadam``:
 
         - ``k``, ``place``, ``silent``, ``ratio``: as in the raw table;
         - ``rate``: growth rate of the update per step between the steps ``before`` and n, without the last stage's bias
@@ -25,7 +24,7 @@ def measure(runs: pd.DataFrame) -> pd.DataFrame:
     """
     table = runs[["run", "draw", "kind", "update", "k", "place", "silent", "ratio"]].copy()
     sizes = runs[["update", "update_before"]].astype(float)
-    has_rate = (runs["kind"] == "stages") & (runs["silent"] >= 0) & ((sizes > 0) & np.isfinite(sizes)).all(axis=1)
+    has_rate = (runs["kind"] == "kadam") & (runs["silent"] >= 0) & ((sizes > 0) & np.isfinite(sizes)).all(axis=1)
     stopped = runs[has_rate]
     pair: dict[str, Any] = {name: stopped[name].to_numpy() for name in ("beta1", "beta2")}
     ends = stopped["step"].to_numpy(), stopped["before"].to_numpy(dtype=np.int64)

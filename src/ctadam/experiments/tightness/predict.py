@@ -14,7 +14,7 @@ COLUMNS = ["draw", "place", "beta1", "beta2", "step"]
 def predict(points: pd.DataFrame) -> pd.DataFrame:
     """Return the predictions, one row per draw and position of the unstable stage.
 
-    They are the same for all kinds of gradients. With k stages they are those of the last stage.
+    They hold for any gradients. With k stages they are those of the last stage.
 
     Args:
         points: DataFrame with `COLUMNS`.

@@ -1,0 +1,130 @@
+"""Check ``docs/ledger_history.md``: when each rule of the ledger was fixed, and why rules changed.
+
+The page has a table of entries, one per change, and a table of the rules in force, one row per claim with the date on which
+its rule was fixed and `ctadam.analysis.verdicts.Claim.digest`. A rule that changes in the code therefore no longer matches
+its row, and a new row needs an entry with the reason.
+"""
+
+import datetime
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ctadam.analysis.verdicts import Claim
+from ctadam.artifact.ledger import CLAIMS
+from ctadam.errors import ArtifactError
+from ctadam.storage.provenance import write_atomically
+
+#: The page, relative to the checkout.
+PAGE = "docs/ledger_history.md"
+#: Date on which the rules of the second edition were fixed. Rules with a later date need an entry.
+FIXED = "2026-11-25"
+_ENTRIES, _RULES = "## Entries", "## Rules in force"
+_HEADER = "| claim | fixed on | digest |\n|---|---|---|\n"
+
+
+def _rows(page: str, heading: str) -> list[list[str]]:
+    """Return the cells of the first table below a heading, without header.
+
+    Raises:
+        ArtifactError: if the page lacks the heading.
+    """
+    found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    if found is None:
+        raise ArtifactError(f"{PAGE} lacks the heading {heading!r}")
+    lines = [line for line in found[1].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def rules(page: str) -> list[tuple[str, str, str]]:
+    """Return ``(id, date, digest)`` of the rows of the rules in force.
+
+    Args:
+        page: text of the page.
+
+    Raises:
+        ArtifactError: if the page lacks the table, or a row has another form.
+    """
+    found: list[tuple[str, str, str]] = []
+    for row in _rows(page, _RULES):
+        if len(row) != 3 or not re.fullmatch(r"\d{4}-\d\d-\d\d", row[1]):
+            raise ArtifactError(f"{PAGE}: not a row of claim, date and digest: | {' | '.join(row)} |")
+        found.append((row[0], row[1], row[2]))
+    return found
+
+
+def _ids(text: str) -> set[str]:
+    """Return the ids in a text such as ``G1–G4, K1``."""
+    found: set[str] = set()
+    for letter, first, last in re.findall(r"\b([A-Z])(\d+)(?:–[A-Z](\d+))?", text):
+        found |= {f"{letter}{number}" for number in range(int(first), int(last or first) + 1)}
+    return found
+
+
+def entries(page: str) -> set[tuple[str, str]]:
+    """Return ``(date, id)`` for each claim of each entry."""
+    return {(row[0], id) for row in _rows(page, _ENTRIES) for id in _ids(row[1])}
+
+
+def _row(claim: Claim, date: str) -> str:
+    return f"| {claim.id} | {date} | {claim.digest(date)} |"
+
+
+def problems(page: str, claims: Sequence[Claim] = CLAIMS) -> list[str]:
+    """Return what is wrong with the page, one message per claim.
+
+    Args:
+        page: text of the page.
+        claims: all claims.
+
+    Returns:
+        Messages for a claim without a row or with several, a row that does not match the code's rule, a row dated after `FIXED`
+        without an entry of that date, and a row without a claim. Empty if there are none.
+    """
+    today = datetime.date.today().isoformat()
+    listed: dict[str, list[tuple[str, str]]] = {}
+    for id, date, digest in rules(page):
+        listed.setdefault(id, []).append((date, digest))
+    explained = entries(page)
+    found = []
+    for claim in claims:
+        rows = listed.pop(claim.id, [])
+        if len(rows) != 1:
+            found.append(f"{claim.id} has {len(rows)} rows under {_RULES!r}, not one")
+        elif claim.digest(rows[0][0]) != rows[0][1]:
+            found.append(f"the rule of {claim.id} is not the one that was fixed on {rows[0][0]}")
+        elif rows[0][0] > FIXED and (rows[0][0], claim.id) not in explained:
+            found.append(f"{claim.id} has no entry of {rows[0][0]} under {_ENTRIES!r}")
+            continue
+        else:
+            continue
+        found[-1] += (
+            f": write {_row(claim, today)}, and add an entry of {today} for {claim.id} with the change, its reason and the "
+            f"verdict under the old rule"
+        )
+    return found + [f"{id} is under {_RULES!r}, but there is no such claim" for id in listed]
+
+
+def with_missing_rules(page: str, claims: Sequence[Claim] = CLAIMS, date: str = FIXED) -> str:
+    """Return the page with a row for every claim that has none; the other rows stay as they are.
+
+    Args:
+        page: text of the page.
+        claims: all claims, in the order of the table.
+        date: date of the new rows.
+    """
+    old = {id: f"| {id} | {fixed} | {digest} |" for id, fixed, digest in rules(page)}
+    rows = [old.pop(claim.id, _row(claim, date)) for claim in claims]
+    before, _, rest = page.partition(f"{_RULES}\n")
+    introduction = rest.partition("\n|")[0].rstrip()
+    after = rest.partition("\n## ")
+    tail = f"\n## {after[2]}" if after[1] else ""
+    return f"{before}{_RULES}\n{introduction}\n\n{_HEADER}" + "\n".join([*rows, *old.values()]) + "\n" + tail
+
+
+def add_missing_rules(root: str | Path) -> Path:
+    """Add a row, dated `FIXED`, for every claim that the page of a checkout does not list, and return the page's path."""
+    path = Path(root) / PAGE
+    text = with_missing_rules(path.read_text(encoding="utf-8"))
+    write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    return path
