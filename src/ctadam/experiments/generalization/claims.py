@@ -39,14 +39,15 @@ SHARES = {
 NOISE = "inconclusive unless the 95 % interval of the range over seeds lies above 0"
 
 
-def at_usual_rate(table: pd.DataFrame, curves: tuple[str, ...]) -> pd.DataFrame:
-    """Return the runs on some curves, each at the learning rate chosen for its seed; see the module.
+def at_chosen_rate(table: pd.DataFrame, curves: tuple[str, ...], rate: str = "usual_rate") -> pd.DataFrame:
+    """Return the runs on some curves, one per pair and seed.
 
     Args:
         table: measurements and predictions of one task.
         curves: names of curves, such as `NORMAL`.
+        rate: column with the choice of the learning rate, ``usual_rate`` or ``own_rate``.
     """
-    chosen = table[table["curve"].isin(curves) & table["usual_rate"].astype(bool)]
+    chosen = table[table["curve"].isin(curves) & table[rate].astype(bool)]
     return sort_rows(chosen, ["seed", "curve", "point"])
 
 
@@ -91,7 +92,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     c = table.groupby(["curve", "point"])["C"].first()
     pairs = {"curve": c.index.get_level_values("curve").to_numpy(dtype=str), "c": c.to_numpy()}
     losses = table.pivot(index=["curve", "point"], columns=["lr", "seed"], values="loss_end").fillna(np.inf)
-    chosen = table[table["usual_rate"].astype(bool) & (table["curve"] == "usual")]
+    chosen = at_chosen_rate(table, ("usual",))
     means = {lr: means_of_others(losses[lr]) for lr in chosen["lr"].unique()}
     return pd.DataFrame(
         [
@@ -195,15 +196,14 @@ def _shares(e: Evidence, id: str) -> Judgement:
 def _g1(e: Evidence) -> Judgement:
     levels, numbers = [], {}
     for task, table in by_task(e.table).items():
-        runs = at_usual_rate(table, NORMAL)
+        runs = at_chosen_rate(table, NORMAL)
         levels.append(correlation(runs, task))
         numbers[f"{task}: smallest chosen learning rate"] = runs["lr"].min()
         numbers[f"{task}: largest chosen learning rate"] = runs["lr"].max()
-        tuned = table[table["own_rate"].astype(bool) & table["curve"].isin(NORMAL)]
         others = {
             "after half of the steps": correlation(runs, loss="loss_half"),
             "where C > 0": correlation(runs[runs["C"] > 0]),
-            "at each pair's own best learning rate": correlation(tuned),
+            "at each pair's own best learning rate": correlation(at_chosen_rate(table, NORMAL, "own_rate")),
         }
         numbers |= {f"{task}: correlation {name}": level.estimate for name, level in others.items()}
     return Judgement(levels, numbers)

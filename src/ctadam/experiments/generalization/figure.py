@@ -17,7 +17,7 @@ from ctadam.experiments.generalization.claims import (
     LEVEL,
     NORMAL,
     SHARES,
-    at_usual_rate,
+    at_chosen_rate,
     by_task,
     correlation,
     share_of_range,
@@ -42,6 +42,7 @@ def draw(results: str | Path) -> Figure:
     """Draw the figure from the predictions and measurements of ``generalization`` in the directory ``results``."""
     tasks = by_task(read_joined(results, "generalization"))
     TASKS.require(tasks)
+    usual = next(iter(tasks.values())).query("curve == 'usual'").iloc[0]
     figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 4.7), layout="constrained", width_ratios=(1.1, 1, 1))
     for row, (task, table) in zip(axes, tasks.items(), strict=True):
         name = TASKS[task]
@@ -55,9 +56,9 @@ def draw(results: str | Path) -> Figure:
         for color, marker, label in VIEWS.values()
     ]
     handles += [
-        Line2D([], [], label=r"usual pair, $(\beta,\gamma)$ = (0.999, 0.9)", **STAR),
+        Line2D([], [], label=rf"usual pair, $(\beta,\gamma)$ = ({usual.beta2:g}, {usual.beta1:g})", **STAR),
         Patch(color=REGION, lw=0, label="range of the normal curve, $C>0$"),
-        Line2D([], [], color=TARGET, lw=6, alpha=0.4, label="claim holds"),
+        Patch(color=TARGET, lw=0, alpha=0.4, label="claim holds"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2, handletextpad=0.5)
     style.label_panels(axes.flat)
@@ -70,14 +71,14 @@ def _excess(table: pd.DataFrame, curves: tuple[str, ...], view: str = "usual_rat
 
     Args:
         table: measurements and predictions of one task.
-        curves: see `ctadam.experiments.generalization.claims.at_usual_rate`.
+        curves: see `ctadam.experiments.generalization.claims.at_chosen_rate`.
         view: key of `VIEWS`.
 
     Returns:
         DataFrame with ``C``, ``beta2``, ``mean`` and ``half``, half of the 95 % interval of the mean, sorted by ``beta2``. Points
         with a value that is not finite are left out.
     """
-    runs = at_usual_rate(table.assign(usual_rate=table[view]), curves)
+    runs = at_chosen_rate(table, curves, view)
     usual = runs[runs["curve"] == "usual"].set_index("seed")["loss_end"]
     runs["excess"] = runs["loss_end"] - runs["seed"].map(usual)
     groups = runs.groupby(["curve", "point"]).agg(
@@ -96,7 +97,7 @@ def _normal(ax: Axes, table: pd.DataFrame) -> None:
         drawn = points.drop("usual")
         ax.plot(drawn["C"], drawn["mean"], color=color, marker=marker, ms=3.5, mfc="w", mew=0.8, lw=0.9)
     ax.plot(points.loc["usual", "C"], [0], **STAR)
-    g1 = correlation(at_usual_rate(table, NORMAL))
+    g1 = correlation(at_chosen_rate(table, NORMAL))
     text = rf"G1: $\rho={g1.estimate:.2f}$" + (rf" $[{g1.low:.2f},\,{g1.high:.2f}]$" if g1.n > 1 else "")
     ax.text(0.98, 0.98, text, ha="right", va="top", fontsize=7, transform=ax.transAxes)
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
@@ -129,17 +130,19 @@ def _level(ax: Axes, table: pd.DataFrame) -> None:
 def _shares(ax: Axes, table: pd.DataFrame) -> None:
     """Plot the differences of claims G2–G4 as shares of the range along the normal curve, with their targets."""
     ends = [-0.15, 0.65]
+    if (contradicted := SHARES["G3"][1].contradicted_from) is not None:
+        y = list(SHARES).index("G3")
+        ax.plot([contradicted] * 2, [y - 0.3, y + 0.3], color="0.4", lw=0.8, ls=":")
     for y, (numerator, target) in enumerate(SHARES.values()):
         ax.plot([-1e3, target.high], [y, y], color=TARGET, lw=9, alpha=0.4, solid_capstyle="butt", scalex=False)
         level = share_of_range(table, numerator)
         if level.undecided:
-            ax.text(0.98, y, "undecided", ha="right", va="center", fontsize=7, transform=ax.get_yaxis_transform())
+            look = {"fontsize": 7, "transform": ax.get_yaxis_transform(), "bbox": {"color": "w", "pad": 1}}
+            ax.text(0.98, y, "undecided", ha="right", va="center", **look)
             continue
         errors = [[level.estimate - level.low], [level.high - level.estimate]]
         ax.errorbar(level.estimate, y, xerr=errors, color="k", marker="o", ms=4, mfc="w", lw=1, capsize=2)
         ends = [min(ends[0], 1.1 * level.low), max(ends[1], 1.1 * level.high)]
-    contradicted = SHARES["G3"][1].contradicted_from
-    ax.plot([contradicted] * 2, [0.7, 1.3], color="0.4", lw=0.8, ls=":")
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
     ax.set(xlim=ends, ylim=(len(SHARES) - 0.5, -0.5), xlabel="share of the range, $C>0$")
     ax.set_yticks(range(len(SHARES)), [NAMES[id] for id in SHARES])
