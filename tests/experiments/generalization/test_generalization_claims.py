@@ -5,7 +5,9 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
+from ctadam.analysis.rules import mean_over_seeds
 from ctadam.analysis.verdicts import CLAIMS, CONTRADICTED, IN_PART, INCONCLUSIVE, REPRODUCED, Evidence
 from ctadam.artifact import config
 from ctadam.experiments import configure
@@ -54,29 +56,23 @@ def judge(id, rows):
     return next(claim for claim in CLAIMS if claim.id == id).judge(evidence)
 
 
-USUAL_C = PAIRS.query("curve == 'usual'")["C"].item()
-INSIDE = PAIRS.query("curve != 'level' and C > 0")["C"]
-LARGEST = INSIDE.max()
+#: C of the points of the normal curve inside the region. The usual pair has the largest C of all.
+INSIDE = PAIRS.query("curve == 'normal' and C > 0")["C"]
 
 
 def falls(t):
-    """A loss with the range 1 where C > 0 on the normal curve, smallest at the largest C."""
-    return (LARGEST - t["C"]) / (LARGEST - INSIDE.min())
+    """A loss with the range 1 where C > 0 on the normal curve, 0 at the usual pair and its neighbour."""
+    return ((INSIDE.max() - t["C"]) / (INSIDE.max() - INSIDE.min())).clip(lower=0)
 
 
 def usual_at(height):
-    """The same with the usual pair at this share of the range."""
+    """The same with the usual pair, which has the largest C, at this share of the range."""
     return lambda t: np.where(t["curve"] == "usual", height, falls(t))
 
 
 def level_range(size):
     """The same with this range along the level curve, rising towards small β."""
     return lambda t: falls(t) + size * np.where(t["curve"] == "level", (0.999 - t["beta2"]) / 0.099, 0)
-
-
-def largest_at(height):
-    """The same with the largest C at this share of the range, and the usual pair the best."""
-    return lambda t: np.where(t["C"] == LARGEST, height, np.where(t["curve"] == "usual", 0.0, falls(t)))
 
 
 def rises(t):
@@ -93,7 +89,7 @@ def flat(t):
         ("G1", falls, 1, REPRODUCED),
         ("G1", rises, -1, CONTRADICTED),
         ("G1", flat, None, INCONCLUSIVE),
-        ("G2", falls, falls(pd.DataFrame({"C": [USUAL_C]})).item(), REPRODUCED),
+        ("G2", falls, 0, REPRODUCED),
         ("G2", usual_at(0.5), 0.5, CONTRADICTED),
         ("G2", usual_at(0.1), 0.1, INCONCLUSIVE),
         ("G2", flat, None, INCONCLUSIVE),
@@ -103,8 +99,8 @@ def flat(t):
         ("G3", level_range(0.6), 0.6, CONTRADICTED),
         ("G3", flat, None, INCONCLUSIVE),
         ("G4", falls, 0, REPRODUCED),
-        ("G4", largest_at(0.5), 0.5, CONTRADICTED),
-        ("G4", largest_at(0.05), 0.05, INCONCLUSIVE),
+        ("G4", usual_at(0.5), 0.5, CONTRADICTED),
+        ("G4", usual_at(0.05), 0.05, INCONCLUSIVE),
         ("G4", rises, 1, CONTRADICTED),
         ("G4", flat, None, INCONCLUSIVE),
     ],
@@ -200,16 +196,17 @@ def test_each_seed_is_judged_at_its_own_rate():
 def simulated_levels(id, loss, noise=NOISE):
     """The level of each of many simulated experiments, from arrays, because tables would take minutes."""
     rng = np.random.default_rng(1)
-    curve, c, means = PAIRS["curve"].to_numpy(dtype=str), PAIRS["C"].to_numpy(), np.asarray(loss(PAIRS))
-    normal = np.isin(curve, claims.NORMAL)
+    c, means = PAIRS["C"].to_numpy(), np.asarray(loss(PAIRS))
+    points = claims.points_of(PAIRS["curve"], c)
+    normal = points["normal"]
     for _ in range(DRAWS):
         losses = means + rng.normal(size=(SEEDS, 1)) + noise * rng.normal(size=(SEEDS, len(PAIRS)))
-        if id == "G1":
-            runs = template(SEEDS, (1e-2,), ("text",)).sort_values("seed", kind="stable")
-            yield claims.correlation(runs.assign(loss_end=losses.ravel())[np.tile(normal, SEEDS)])
+        if id == "G1":  # Spearman's correlation is that of the ranks
+            ranks = stats.rankdata(losses[:, normal], axis=1)
+            yield mean_over_seeds(-np.corrcoef(stats.rankdata(c[normal]), ranks)[0, 1:], bounds=(-1, 1))
             continue
         others = (losses.sum(0) - losses) / (SEEDS - 1)
-        found = pd.DataFrame([claims.compare(*pair, curve=curve, c=c) for pair in zip(losses, others, strict=True)])
+        found = pd.DataFrame([claims.compare(*pair, points) for pair in zip(losses, others, strict=True)])
         yield claims.share(found[claims.SHARES[id][0]], found["range"])
 
 
@@ -239,7 +236,7 @@ def weak(t):
         ("G2", usual_at(0.1)),
         ("G2", falls),
         ("G3", level_range(0.4)),
-        ("G4", largest_at(0.05)),
+        ("G4", usual_at(0.05)),
         ("G4", falls),
     ],
 )
@@ -249,22 +246,23 @@ def test_chance_seldom_contradicts_a_true_claim(id, loss, noise):
 
 
 @pytest.mark.parametrize(
-    "id, loss", [("G1", rises), ("G2", usual_at(0.6)), ("G3", level_range(1)), ("G4", largest_at(0.6)), ("G4", rises)]
+    "id, loss", [("G1", rises), ("G2", usual_at(0.6)), ("G3", level_range(1)), ("G4", usual_at(0.6)), ("G4", rises)]
 )
 def test_a_false_claim_is_contradicted(id, loss):
     assert rate(id, loss, CONTRADICTED) >= 0.8
 
 
 @pytest.mark.parametrize(
-    "id, loss", [("G1", flat), ("G2", usual_at(0.3)), ("G3", level_range(0.4)), ("G4", largest_at(0.25))]
+    "id, loss", [("G1", flat), ("G2", usual_at(0.3)), ("G3", level_range(0.4)), ("G4", usual_at(0.25))]
 )
 def test_chance_seldom_reproduces_a_false_claim(id, loss):
     assert rate(id, loss, REPRODUCED) <= 0.05
 
 
-@pytest.mark.parametrize("id", IDS)
-def test_a_true_claim_is_reproduced(id):
-    assert rate(id, falls, REPRODUCED, noise=0.1) >= 0.8
+@pytest.mark.parametrize("id, loss", [("G1", falls), ("G2", usual_at(-0.3)), ("G3", falls), ("G4", usual_at(-0.3))])
+def test_a_true_claim_is_reproduced(id, loss):
+    """For G2 and G4 the usual pair must stand out: of several points that are equally good, another one may be chosen."""
+    assert rate(id, loss, REPRODUCED, noise=0.1) >= 0.8
 
 
 @pytest.mark.parametrize("id", ("G2", "G3", "G4"))

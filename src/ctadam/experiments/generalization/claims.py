@@ -6,7 +6,7 @@ gives its loss. A maximum or minimum over the judged losses would be biased by t
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -51,14 +51,32 @@ def at_chosen_rate(table: pd.DataFrame, curves: tuple[str, ...], rate: str = "us
     return sort_rows(chosen, ["seed", "curve", "point"])
 
 
-def compare(own: Array, others: Array, curve: Array, c: Array) -> dict[str, float]:
+def points_of(curve: ArrayLike, c: ArrayLike) -> dict[str, Array]:
+    """Return the indices of the pairs on each curve that the claims compare.
+
+    Args:
+        curve: curve of each pair.
+        c: C of each pair.
+
+    Returns:
+        dict of int arrays: ``normal`` curve, its points ``inside`` the region (C > 0), the one with the ``largest`` C, the
+        ``level`` curve, and the ``usual`` pair.
+    """
+    normal, level = (np.flatnonzero(np.isin(curve, curves)) for curves in (NORMAL, LEVEL))
+    coefficients = np.asarray(c)
+    inside = normal[coefficients[normal] > 0]
+    largest = inside[[coefficients[inside].argmax()]]
+    usual = np.intersect1d(normal, level)
+    return {"normal": normal, "inside": inside, "largest": largest, "level": level, "usual": usual}
+
+
+def compare(own: Array, others: Array, points: Mapping[str, Array]) -> dict[str, float]:
     """Return the differences between a seed's test losses that the claims compare.
 
     Args:
         own: the seed's losses, one per pair.
         others: mean losses of the other seeds, which choose the best and the worst point of a curve.
-        curve: curve of each pair.
-        c: C of each pair.
+        points: from `points_of`.
 
     Returns:
         dict of differences in nats:
@@ -68,18 +86,14 @@ def compare(own: Array, others: Array, curve: Array, c: Array) -> dict[str, floa
         - ``level``: worst minus best point of the level curve;
         - ``largest``: point with the largest C minus best point of the normal curve where C > 0.
     """
-    normal, level = (np.flatnonzero(np.isin(curve, curves)) for curves in (NORMAL, LEVEL))
-    inside = normal[c[normal] > 0]
-
-    def loss(points: Array, choose: Callable[[Array], Any], by: Array = others) -> float:
-        return float(own[points[choose(by[points])]])
-
-    best, worst = loss(inside, np.argmin), loss(inside, np.argmax)
+    best, worst = (
+        {name: float(own[of[choose(others[of])]]) for name, of in points.items()} for choose in (np.argmin, np.argmax)
+    )
     return {
-        "range": worst - best,
-        "usual": float(own[curve == "usual"][0]) - loss(normal, np.argmin),
-        "level": loss(level, np.argmax) - loss(level, np.argmin),
-        "largest": loss(inside, np.argmax, by=c) - best,
+        "range": worst["inside"] - best["inside"],
+        "usual": best["usual"] - best["normal"],
+        "level": worst["level"] - best["level"],
+        "largest": best["largest"] - best["inside"],
     }
 
 
@@ -90,13 +104,13 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
         table: measurements and predictions of one task.
     """
     c = table.groupby(["curve", "point"])["C"].first()
-    pairs = {"curve": c.index.get_level_values("curve").to_numpy(dtype=str), "c": c.to_numpy()}
+    points = points_of(c.index.get_level_values("curve"), c)
     losses = table.pivot(index=["curve", "point"], columns=["lr", "seed"], values="loss_end").fillna(np.inf)
     chosen = at_chosen_rate(table, ("usual",))
     means = {lr: means_of_others(losses[lr]) for lr in chosen["lr"].unique()}
     return pd.DataFrame(
         [
-            compare(losses[lr, seed].to_numpy(), means[lr][seed].to_numpy(), **pairs)
+            compare(losses[lr, seed].to_numpy(), means[lr][seed].to_numpy(), points)
             for seed, lr in zip(chosen["seed"], chosen["lr"], strict=True)
         ],
         index=chosen["seed"].to_numpy(),
