@@ -117,7 +117,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def share(numerators: ArrayLike, ranges: ArrayLike, name: str = "", *, lost: int = 0) -> Level:
+def share(numerators: pd.Series, ranges: pd.Series, name: str = "", *, lost: int = 0) -> Level:
     """Return a level whose statistic is the mean of ``numerators`` over the mean of ``ranges``, with Fieller's 95 % interval.
 
     The interval is exact for the ratio of two correlated normal means.
@@ -136,7 +136,7 @@ def share(numerators: ArrayLike, ranges: ArrayLike, name: str = "", *, lost: int
     if size.undecided or size.low <= 0:
         why = size.undecided or "the range along the normal curve is not distinguishable from 0"
         return undecided(why, name, lost=lost)
-    n, a, b = size.n, float(np.mean(numerators)), size.estimate
+    n, a, b = size.n, float(numerators.mean()), size.estimate
     square = float(stats.t.ppf(0.975, n - 1)) ** 2
     (var_a, cov), (_, var_b) = np.cov(numerators, ranges) / n
     # The ends x of the interval solve (a − xb)² = t² · variance of (a − xb).

@@ -1,6 +1,7 @@
 """Figure 3: test loss against C along the normal curve and the level curve through the usual pair (claims G1–G4)."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,7 +33,7 @@ VIEWS = {
     "own_rate": (_COLORS[1], "^", "learning rate best for each pair"),
 }
 #: The usual pair.
-STAR = {"marker": "*", "ms": 9, "color": "w", "mec": "k", "mew": 0.7, "ls": "", "zorder": 4}
+STAR: dict[str, Any] = {"marker": "*", "ms": 9, "color": "w", "mec": "k", "mew": 0.7, "ls": "", "zorder": 4}
 #: Claim -> name of its difference.
 NAMES = {"G2": "G2: usual pair", "G3": "G3: level curve", "G4": "G4: largest $C$"}
 REGION, TARGET = "0.9", _COLORS[2]
@@ -51,7 +52,7 @@ def draw(results: str | Path) -> Figure:
         _shares(row[2], table)
         for ax, title in zip(row, ("normal curve", "level curve", "differences"), strict=True):
             ax.set_title(f"{name}: {title}")
-    handles = [
+    handles: list[Line2D | Patch] = [
         Line2D([], [], color=color, marker=marker, mfc="w", lw=0.8, label=label)
         for color, marker, label in VIEWS.values()
     ]
@@ -96,7 +97,8 @@ def _normal(ax: Axes, table: pd.DataFrame) -> None:
         ax.fill_between(points["C"], *ends, color=color, alpha=0.25, lw=0)
         drawn = points.drop("usual")
         ax.plot(drawn["C"], drawn["mean"], color=color, marker=marker, ms=3.5, mfc="w", mew=0.8, lw=0.9)
-    ax.plot(points.loc["usual", "C"], [0], **STAR)
+    usual = points.xs("usual", level="curve")
+    ax.plot(usual["C"], usual["mean"], **STAR)
     g1 = correlation(at_chosen_rate(table, NORMAL))
     text = rf"G1: $\rho={g1.estimate:.2f}$" + (rf" $[{g1.low:.2f},\,{g1.high:.2f}]$" if g1.n > 1 else "")
     ax.text(0.98, 0.98, text, ha="right", va="top", fontsize=7, transform=ax.transAxes)
@@ -122,9 +124,10 @@ def _level(ax: Axes, table: pd.DataFrame) -> None:
         "capsize": 2,
     }
     ax.errorbar(points["beta2"], points["mean"], points["half"], **look)
-    ax.plot(points.loc["usual", "beta2"], [0], **STAR)
+    usual = points.xs("usual", level="curve")
+    ax.plot(usual["beta2"], usual["mean"], **STAR)
     ax.axhline(0, color="0.7", lw=0.6, zorder=0)
-    ax.set(xlabel=rf"$\beta$ at $C$ = {points.loc['usual', 'C'].iloc[0]:.4f}", ylabel="excess test loss (nats)")
+    ax.set(xlabel=rf"$\beta$ at $C$ = {points['C'].mean():.4f}", ylabel="excess test loss (nats)")
 
 
 def _shares(ax: Axes, table: pd.DataFrame) -> None:
@@ -137,7 +140,11 @@ def _shares(ax: Axes, table: pd.DataFrame) -> None:
         ax.plot([-1e3, target.high], [y, y], color=TARGET, lw=9, alpha=0.4, solid_capstyle="butt", scalex=False)
         level = share_of_range(table, numerator)
         if level.undecided:
-            look = {"fontsize": 7, "transform": ax.get_yaxis_transform(), "bbox": {"color": "w", "pad": 1}}
+            look: dict[str, Any] = {
+                "fontsize": 7,
+                "transform": ax.get_yaxis_transform(),
+                "bbox": {"color": "w", "pad": 1},
+            }
             ax.text(0.98, y, "undecided", ha="right", va="center", **look)
             continue
         errors = [[level.estimate - level.low], [level.high - level.estimate]]

@@ -1,5 +1,7 @@
 """Measure test losses and choose learning rates in the runs of `ctadam.experiments.generalization.runs`."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -63,4 +65,5 @@ def _best_rates(table: pd.DataFrame) -> pd.Series:
     losses = table.pivot(index=[*PAIR, "lr"], columns="seed", values="loss_end").fillna(np.inf)
     others = means_of_others(losses)
     best = pd.DataFrame({seed: others[seed].groupby(level=PAIR).idxmin() for seed in others})
-    return best.map(lambda key: key[-1]).rename_axis(columns="seed").stack()
+    rates: Any = best.map(lambda key: key[-1]).rename_axis(columns="seed").stack()
+    return rates
