@@ -40,9 +40,13 @@ def cases(device):
 
     paper = config.resolve("paper")
 
-    for name, parameters in (("growth", paper["growth"]), ("generalization", paper["generalization"]["text"])):
+    text = paper["generalization"]["text"]
+    for name, parameters, source in (
+        ("growth", paper["growth"], paper["growth"]["text"]),
+        ("generalization", text, text["source"]),
+    ):
         size, batch = parameters["model"], parameters["batch"]
-        corpus = load_corpus(parameters["text"], tokenization="words", test_fraction=0.1, context=size["context"])
+        corpus = load_corpus(source, tokenization="words", test_fraction=0.1, context=size["context"])
         task = language(corpus, **size, batch=batch, test_batches=1, test_every=10**6, device=device)
         yield f"{name}: transformer", task
 

@@ -94,8 +94,6 @@ def test_a_missing_colour_marker_or_name_says_where_to_add_it(smoke, tmp_path, m
 @pytest.mark.parametrize(
     "figure, file, name",
     [
-        ("fig3", "experiments/generalization/figure.py", "USUAL"),
-        ("fig3", "experiments/generalization/figure.py", "LEVELS"),
         ("fig6", "experiments/quadratic/figure.py", "LOOKS"),
         ("fig8", "experiments/practice/figure.py", "EPS"),
     ],
@@ -139,28 +137,6 @@ def test_figure_1_shows_all_weights_equations_and_learning_rates(smoke):
         assert all(line.get_marker() != "None" for lines in drawn for line in lines)
         legend = [text.get_text() for text in picture.legends[0].get_texts()]
         assert [label[:9] for label in legend[:4]] == ["1st order", "1st order", "2nd order", "2nd order"]
-        style.close(picture)
-
-
-def test_figure_3_shows_both_tasks_and_views_and_every_pair_in_use(smoke):
-    from ctadam.analysis import style
-    from ctadam.experiments.generalization import figure as fig3_generalization
-
-    with style.context():
-        picture = fig3_generalization.draw(smoke)
-        assert len(picture.axes) == 6
-        for row in (picture.axes[:3], picture.axes[3:]):
-            for ax in row[:2]:
-                markers = [line.get_marker() for line in ax.lines if line.get_marker() != "None"]
-                assert markers == ["o", "^", *fig3_generalization.USUAL]  # the two views, then the four pairs
-                assert [len(line.get_xdata()) for line in ax.lines[:2]] == [8, 8]
-                # Compared with itself the usual pair is level: no excess loss, no more steps.
-                own = next(line for line in ax.lines if line.get_marker() == "*")
-                assert own.get_ydata()[0] == (0 if ax is row[0] else 1)
-            labels = [text.get_text() for text in row[2].get_legend().get_texts()]
-            assert labels == ["normal curve, $C>0$", "$C$ = 0.2", "$C$ = 0.02"]
-        legend = [text.get_text() for text in picture.legends[0].get_texts()]
-        assert legend[2:] == ["(0.999, 0.9)", "(0.99, 0.9)", "(0.95, 0.9)", "(0.95, 0.95)"]
         style.close(picture)
 
 

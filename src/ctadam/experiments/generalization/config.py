@@ -14,56 +14,39 @@ from ctadam.experiments.settings import (
     Eps,
     Experiment,
     Inner,
-    LearningRate,
     LearningRates,
-    Many,
-    Number,
-    Pair,
     Seeds,
     Sequences,
     Settings,
-    Several,
-    Source,
     TestBatches,
     TestEvery,
-    TestFraction,
+    Text,
     Through,
     Tokens,
     Transformer,
-    Two,
     conflict,
 )
 
 
-class Levels(Settings):
-    """Level curves of C (G3)."""
+class LevelCurve(Settings):
+    """Level curve of C that ends at the usual pair (G3)."""
 
-    coefficients: Several[Number] = Field(description="values of C")
-    points: AtLeast2 = Field(description="points per curve, equally spaced in β")
-    beta2: Two[Inner] = Field(description="β from, to")
+    n_points: AtLeast2 = Field(description="points equally spaced in β; the last one is the usual pair")
+    beta2: Inner = Field(description="β of the first point, below the usual pair's")
 
 
 class Task(Settings):
-    """How one task is trained; one of its learning rates is the same for all pairs, the other view takes the best per pair."""
+    """How one task is trained."""
 
     steps: AtLeast10 = Field(description="steps per run")
-    lr: LearningRate = Field(description="learning rate η of the view with one η for all pairs; one of lrs")
-    lrs: LearningRates = Field(description="learning rates η; the other view takes the best for each pair")
+    lrs: LearningRates = Field(description="learning rates η; each seed is judged at one chosen on the other seeds")
     test_every: TestEvery
 
-    @model_validator(mode="after")
-    def _lr_is_trained(self) -> Self:
-        if self.lr not in self.lrs:
-            conflict("lr", self.lr, f"one of lrs, {self.lrs}")
-        return self
 
+class Language(Task, Text):
+    """A language model on a text."""
 
-class Text(Task):
-    """A language model."""
-
-    text: Source
-    tokens: Tokens
-    test_fraction: TestFraction
+    tokenization: Tokens
     model: Transformer
     batch: Sequences
     test_batches: TestBatches
@@ -87,13 +70,18 @@ class Digits(Task):
 
 
 class Config(Experiment):
-    """Test loss over the pairs of betas, two tasks (paper, section 3): claims G1-G4; figure 3."""
+    """Test loss along a normal curve and a level curve of C, two tasks (paper, section 3): claims G1–G4; figure 3."""
 
-    points: CurvePoints
-    through: Through = Field(description="the pair that the normal curve goes through, the usual one of claim G2")
-    pairs: Many[Pair] = Field(description="other pairs in use")
-    levels: Levels
+    n_points: CurvePoints
+    through: Through = Field(description="the usual pair (β, γ), at which the normal curve and the level curve cross")
+    level: LevelCurve
     eps: Eps
     seeds: Seeds
-    text: Text
+    text: Language
     images: Digits
+
+    @model_validator(mode="after")
+    def _level_curve_ends_at_the_usual_pair(self) -> Self:
+        if self.level.beta2 >= self.through.beta2:
+            conflict("level.beta2", self.level.beta2, f"number below through.beta2, {self.through.beta2:g}")
+        return self

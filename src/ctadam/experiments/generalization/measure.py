@@ -1,4 +1,4 @@
-"""Measure test losses at fixed steps, and steps to a fixed loss, in the runs of `ctadam.experiments.generalization.runs`."""
+"""Measure test losses and choose learning rates in the runs of `ctadam.experiments.generalization.runs`."""
 
 from typing import Any
 
@@ -7,41 +7,18 @@ import pandas as pd
 
 from ctadam.analysis.seeds import means_of_others
 
-#: Columns that identify a run.
-KEYS = ["run", "task", "curve", "level", "point", "beta1", "beta2", "lr", "fixed", "seed"]
-#: Column -> fraction of the steps after which it takes the test loss.
-PARTS = {"loss_quarter": 0.25, "loss_half": 0.5, "loss_end": 1.0}
-
-
-def _steps_to(steps: np.ndarray, losses: np.ndarray, target: float) -> float:
-    """Return the number of steps until the test loss first falls to a target, interpolated between two tests.
-
-    Args:
-        steps: numbers of steps before the tests, shape (tests,).
-        losses: test losses, shape (tests,).
-        target: the loss to be reached.
-
-    Returns:
-        inf if the loss is never reached. NaN if the target is not finite, because every run would reach it at once.
-    """
-    if not np.isfinite(target):
-        return np.nan
-    below = np.flatnonzero(losses <= target)
-    if not len(below):
-        return np.inf
-    i = below[0]
-    if i == 0:
-        return float(steps[0])
-    share = (losses[i - 1] - target) / (losses[i - 1] - losses[i])
-    # A loss that is not finite cannot be interpolated.
-    return float(steps[i - 1] + (steps[i] - steps[i - 1]) * share) if np.isfinite(share) else float(steps[i])
+#: Columns that identify a pair of betas, and a run.
+PAIR = ["task", "curve", "point"]
+KEYS = ["run", *PAIR, "beta1", "beta2", "lr", "seed"]
+#: Column -> share of the steps after which it takes the test loss.
+PARTS = {"loss_half": 0.5, "loss_end": 1.0}
+#: Share of those steps, at their end, over which the test loss is averaged. At a constant learning rate, the loss after a single
+#: step carries the noise of the last minibatches.
+AVERAGED = 0.2
 
 
 def measure(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the measurements, one row per run.
-
-    The target loss of a task is the mean test loss of the usual pair (the first with ``curve`` = ``usual``) over seeds, at the
-    fixed learning rate and after half of the steps.
 
     Args:
         runs: the raw table, see `ctadam.experiments.generalization.runs.run`.
@@ -49,38 +26,44 @@ def measure(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         DataFrame, one row per run: `KEYS`, and
 
-        - ``loss_quarter``, ``loss_half``, ``loss_end``: test loss (nats) at the last test within a quarter, half and all of the
-          task's steps; inf once the run has diverged or if the loss is NaN;
-        - ``target``: the target loss of the task;
-        - ``steps_to_target``: steps until the target is reached; inf if it never is, NaN if the target is not finite;
-        - ``tuned``: whether ``lr`` is the best learning rate for this pair and seed. It has the smallest mean ``loss_end`` over
-          the *other* seeds, so that no run is chosen by its own luck. A single seed decides for itself;
+        - ``loss_half``, ``loss_end``: test loss (nats), mean over the tests in the last fifth of half and all of the task's
+          steps; inf once the run has diverged or if a loss is NaN, NaN if there is no test;
+        - ``usual_rate``: whether ``lr`` is the best learning rate of the usual pair for this seed. It has the smallest mean
+          ``loss_end`` over the *other* seeds, so that no run is chosen by its own luck. A single seed decides for itself;
+        - ``own_rate``: the same, for the best learning rate of this pair;
         - ``diverged_at``: first step with a record that is not finite, −1 if none.
     """
     length = (runs.groupby("task")["step"].max() + 1).to_dict()
     rows = []
-    tests: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
-    for run, steps in runs.groupby("run", sort=True):
-        row = {key: steps[key].iloc[0] for key in KEYS} | {"diverged_at": int(steps["diverged_at"].iloc[0])}
+    for _, steps in runs.groupby("run", sort=True):
+        row = {key: steps[key].iloc[0] for key in [*KEYS, "diverged_at"]}
         # n + 1 steps are done after step n. A run that diverged may end with a row without a test loss.
-        done, losses = tests[run] = steps["step"].to_numpy() + 1, steps["test_loss"].fillna(np.inf).to_numpy()
+        done = steps["step"].to_numpy() + 1
+        losses = steps["test_loss"].to_numpy(dtype=np.float64)
+        losses = np.where(np.isfinite(losses), losses, np.inf)
         for name, part in PARTS.items():
-            by = np.flatnonzero(done <= part * length[row["task"]])
-            row[name] = losses[by[-1]] if len(by) else np.nan
+            end = part * length[row["task"]]
+            averaged = losses[(done > (1 - AVERAGED) * end) & (done <= end)]
+            diverged = 0 <= row["diverged_at"] < end
+            row[name] = np.inf if diverged else averaged.mean() if len(averaged) else np.nan
         rows.append(row)
     table = pd.DataFrame(rows)
-    usual = table.query("curve == 'usual' and point == 0 and fixed")
-    table["target"] = table["task"].map(usual.groupby("task")["loss_half"].mean(skipna=False))
-    reached = [_steps_to(*tests[run], target) for run, target in zip(table["run"], table["target"], strict=True)]
-    return table.assign(steps_to_target=reached, tuned=_best_by_others(table))
+    best = _best_rates(table)
+    usual = best.xs("usual", level="curve").droplevel("point")
+    for name, rates in (("usual_rate", usual), ("own_rate", best)):
+        keys = pd.MultiIndex.from_frame(table[list(rates.index.names)])
+        table[name] = table["lr"].to_numpy() == rates.reindex(keys).to_numpy()
+    return table[[*KEYS, *PARTS, "usual_rate", "own_rate", "diverged_at"]]
 
 
-def _best_by_others(table: pd.DataFrame) -> list[bool]:
-    """Return for each run whether its learning rate has the smallest mean final loss over the other seeds."""
-    pair = ["task", "curve", "level", "point"]
-    keys = pd.MultiIndex.from_frame(table[[*pair, "lr"]].fillna({"level": 0.0}))
-    by_seed = pd.Series(table["loss_end"].to_numpy(), index=[keys.to_flat_index(), table["seed"]])
-    losses = means_of_others(by_seed.unstack())
-    losses.index = pd.MultiIndex.from_tuples(losses.index, names=keys.names)
-    best = losses == losses.groupby(level=pair).transform("min")
-    return [bool(best.at[key, seed]) for key, seed in zip(keys, table["seed"], strict=True)]
+def _best_rates(table: pd.DataFrame) -> pd.Series:
+    """Return the learning rate with the smallest mean final loss over the other seeds, the smallest of several.
+
+    Returns:
+        Series of learning rates, indexed by `PAIR` and ``seed``.
+    """
+    losses = table.pivot(index=[*PAIR, "lr"], columns="seed", values="loss_end").fillna(np.inf)
+    others = means_of_others(losses)
+    best = pd.DataFrame({seed: others[seed].groupby(level=PAIR).idxmin() for seed in others})
+    rates: Any = best.map(lambda key: key[-1]).rename_axis(columns="seed").stack()
+    return rates

@@ -1,20 +1,19 @@
 """Record test losses over pairs of betas, to test whether a larger C generalizes faster (arXiv 2411.05746, section 3).
 
-The tasks are a small language model and a network on images of digits. Each is trained with every pair of betas and every
-learning rate. One learning rate is the same for all pairs (``fixed``); the others allow a choice of the best one per pair. The
-column ``curve`` says where a pair comes from:
+The tasks are a small language model and a network on images of digits. Each is trained with every pair, learning rate and
+seed. The column ``curve`` says where a pair comes from:
 
 ``normal``
-    the normal curve, from its stable end across the boundary;
+    the normal curve through the usual pair, from its stable end across the boundary;
 ``level``
-    level curves of C, along which the paper expects a weak effect;
+    the level curve of C that ends at the usual pair, along which the paper expects a weak effect;
 ``usual``
-    pairs in common use; the normal curve goes through the first of them.
+    the usual pair, at which both curves cross.
 
 Only the steps with a test loss are kept.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,136 +22,109 @@ import torch
 
 from ctadam.data.digits import load_digits
 from ctadam.data.text import load_corpus
-from ctadam.errors import ArtifactError
+from ctadam.experiments.generalization.config import Config, Digits, Language
 from ctadam.models.mlp import MLP
-from ctadam.theory.stability import level_curve, normal_curve_points
+from ctadam.theory.stability import level_curve, normal_curve_points, stability_coefficient
 from ctadam.training import Task, chunk_size, classification, language, train
 
-#: Columns of the raw table that come from `ctadam.training.train`.
-RECORDS = ["step", "test_loss", "train_loss", "update_max", "diverged_at"]
+#: Columns of the raw table, in this order.
+COLUMNS = ["run", "task", "curve", "point", "beta1", "beta2", "lr", "seed", "step", "test_loss", "diverged_at"]
 
 
-def _pairs(parameters: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the pairs of betas, one row per pair.
-
-    Args:
-        parameters: section ``generalization`` of the configuration.
-
-    Returns:
-        DataFrame with ``curve``; ``level``, the pair's C on a level curve, NaN elsewhere; ``point``, the index along the curve;
-        ``beta1`` (paper's γ); ``beta2`` (paper's β).
-
-    Raises:
-        ArtifactError: if a level curve has no γ in [0, 1) for one of the configured β.
-    """
-    beta1, beta2 = normal_curve_points(count=parameters["points"], through=parameters["through"])
-    parts = [pd.DataFrame({"curve": "normal", "level": np.nan, "beta1": beta1, "beta2": beta2})]
-    levels = parameters["levels"]
-    smallest, largest = levels["beta2"]
-    beta2 = np.linspace(smallest, largest, levels["points"])
-    for coefficient in levels["coefficients"]:
-        beta1 = level_curve(coefficient=coefficient, beta2=beta2)
-        if np.isnan(beta1).any():
-            raise ArtifactError(
-                f"generalization.levels: C = {coefficient:g} is not to be had with beta2 = {levels['beta2']}"
-            )
-        parts.append(pd.DataFrame({"curve": "level", "level": float(coefficient), "beta1": beta1, "beta2": beta2}))
-    parts.append(pd.DataFrame([parameters["through"], *parameters["pairs"]]).assign(curve="usual", level=np.nan))
-    return pd.concat([part.assign(point=range(len(part))) for part in parts], ignore_index=True)
+def _pairs(config: Config) -> pd.DataFrame:
+    """Return the pairs of betas, one row per pair, with the columns ``curve``, ``point``, ``beta1`` and ``beta2``."""
+    usual = config.through.model_dump()
+    normal = dict(zip(("beta1", "beta2"), normal_curve_points(count=config.n_points, through=usual), strict=True))
+    beta2 = np.linspace(config.level.beta2, usual["beta2"], config.level.n_points)[
+        :-1
+    ]  # the last one is the usual pair
+    level = {"beta1": level_curve(coefficient=stability_coefficient(**usual), beta2=beta2), "beta2": beta2}
+    parts = {"normal": pd.DataFrame(normal), "level": pd.DataFrame(level), "usual": pd.DataFrame([usual])}
+    return pd.concat([part.assign(curve=curve, point=range(len(part))) for curve, part in parts.items()])
 
 
-def points(parameters: Mapping[str, Any]) -> pd.DataFrame:
+def grid(config: Config) -> pd.DataFrame:
     """Return the table of runs, one row per run.
 
     Args:
-        parameters: section ``generalization`` of the configuration.
+        config: the experiment's configuration.
 
     Returns:
         DataFrame with the columns that `ctadam.training.train` needs and
 
         - ``task``: ``text`` or ``images``;
         - ``curve``: ``normal``, ``level`` or ``usual``, see the module;
-        - ``level``: C of the level curve, NaN for the other curves;
-        - ``point``: index along the curve, from the stable end of the normal curve and from the smallest β of a level curve;
-        - ``fixed``: whether ``lr`` is the learning rate that is the same for all pairs.
-
-    Raises:
-        ArtifactError: if the fixed learning rate is not among the learning rates, or a level curve lacks a configured β.
+        - ``point``: index along the curve, from the stable end of the normal curve and from the smallest β of the level curve.
     """
-    parts = []
-    for task in ("text", "images"):
-        settings = parameters[task]
-        if settings["lr"] not in settings["lrs"]:
-            raise ArtifactError(f"generalization.{task}.lr: {settings['lr']:g} is not among generalization.{task}.lrs")
-        part = _pairs(parameters).assign(task=task, steps=settings["steps"])
-        part = part.merge(pd.DataFrame({"lr": settings["lrs"]}), how="cross")
-        parts.append(part.assign(fixed=part["lr"] == settings["lr"]))
-    table = pd.concat(parts, ignore_index=True).merge(pd.DataFrame({"seed": parameters["seeds"]}), how="cross")
-    table = table.assign(weight_decay=0.0, eps=parameters["eps"], state_dtype="float32")
-    table.insert(0, "run", range(len(table)))
-    return table
+    pairs, seeds = _pairs(config), pd.DataFrame({"seed": config.seeds})
+    parts = [
+        pairs.assign(task=name, steps=task.steps).merge(pd.DataFrame({"lr": task.lrs}), how="cross")
+        for name, task in (("text", config.text), ("images", config.images))
+    ]
+    runs = pd.concat(parts, ignore_index=True).merge(seeds, how="cross")
+    runs = runs.assign(weight_decay=0.0, eps=config.eps, state_dtype="float32")
+    runs.insert(0, "run", range(len(runs)))
+    return runs
 
 
-def _text(settings: Mapping[str, Any], device: torch.device) -> tuple[Task, dict[str, str]]:
+def _text(settings: Language, device: torch.device) -> tuple[Task, dict[str, str]]:
     """Return the language task and the sha256 of its text."""
     corpus = load_corpus(
-        settings["text"],
-        tokenization=settings["tokens"],
-        test_fraction=settings["test_fraction"],
-        context=settings["model"]["context"],
+        settings.source,
+        tokenization=settings.tokenization,
+        test_fraction=settings.test_fraction,
+        context=settings.model.context,
     )
-    task = language(
-        corpus, **settings["model"], **{x: settings[x] for x in ("batch", "test_batches", "test_every")}, device=device
-    )
-    return task, {settings["text"]: corpus.sha256}
+    sizes = settings.model_dump(include={"batch", "test_batches", "test_every"})
+    task = language(corpus, **settings.model.model_dump(), **sizes, device=device)
+    return task, {settings.source: corpus.sha256}
 
 
-def _images(settings: Mapping[str, Any], device: torch.device) -> tuple[Task, dict[str, str]]:
+def _images(settings: Digits, device: torch.device) -> tuple[Task, dict[str, str]]:
     """Return the task on images of digits and the sha256 of the images."""
     digits = load_digits()
-    cut = len(digits.labels) - int(len(digits.labels) * settings["test_fraction"])
-    images, labels = digits.images.float(), digits.labels
+    cut = len(digits.labels) - int(len(digits.labels) * settings.test_fraction)
+    images, labels, size = digits.images.float(), digits.labels, settings.model.model_dump()
     task = classification(
         (images[:cut], labels[:cut]),
         (images[cut:], labels[cut:]),
-        build=lambda generator: MLP(features=images.shape[1], classes=10, **settings["model"], generator=generator),
-        batch=settings["batch"],
-        test_every=settings["test_every"],
+        build=lambda generator: MLP(features=images.shape[1], classes=10, **size, generator=generator),
+        batch=settings.batch,
+        test_every=settings.test_every,
         device=device,
     )
     return task, {"digits": digits.sha256}
 
 
 def run(
-    points: pd.DataFrame, parameters: Mapping[str, Any], *, device: torch.device, progress: Callable[[int], object]
+    runs: pd.DataFrame, config: Config, *, device: torch.device, progress: Callable[[int], object]
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Train one model per row.
 
     Args:
-        points: rows of the table that the function `points` returns.
-        parameters: section ``generalization`` of the configuration.
+        runs: rows of the table that `grid` returns.
+        config: the experiment's configuration.
         device: where to train.
         progress: called with the number of steps since the last call, summed over runs.
 
     Returns:
         ``(table, details)``. ``table`` has one row per run and tested step, and the last row of each run that diverged. It has
-        the columns of ``points`` without ``steps``, and `RECORDS` (see `ctadam.training.train`). ``details`` belongs in the
-        provenance: sha256 of the data, number of runs trained together, and number of weights of each model.
+        `COLUMNS`; see `grid` and `ctadam.training.train`. ``details`` belongs in the provenance: sha256 of the data, number of
+        runs trained together, and number of weights of each model.
     """
     tables = []
     details: dict[str, dict[str, Any]] = {"data": {}, "chunks": {}, "weights": {}}
-    name: Any
-    for name, group in points.groupby("task", sort=False):
-        task, data = {"text": _text, "images": _images}[name](parameters[name], device)
+    for name, group in runs.groupby("task", sort=False):
+        task, data = _text(config.text, device) if name == "text" else _images(config.images, device)
         details["data"] |= data
-        details["weights"][name] = task.weights
-        details["chunks"][name] = chunk = chunk_size(task, device)
+        details["weights"][str(name)] = task.weights
+        details["chunks"][str(name)] = chunk = chunk_size(task, device)
         table = train(group, task=task, device=device, chunk=chunk, progress=progress)
         kept = table["test_loss"].notna() | (table["step"] == table["diverged_at"])
-        tables.append(table.loc[kept, [*(c for c in points if c != "steps"), *RECORDS]])
+        tables.append(table.loc[kept, COLUMNS].astype({"test_loss": "float32"}))
     return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True), details
 
 
-def cost(points: pd.DataFrame) -> tuple[int, str]:
+def cost(runs: pd.DataFrame) -> tuple[int, str]:
     """Return the amount of work for the progress line, and its unit: the optimizer steps of all runs."""
-    return int(points["steps"].sum()), "step"
+    return int(runs["steps"].sum()), "step"
