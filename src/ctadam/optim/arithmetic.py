@@ -164,9 +164,8 @@ def unsmoothed_update_(
     """Return the update of a 2-Adam variant that normalizes by the update without momentum, u = (m̂ / √v̂) / √ŵ.
 
     Stage 1 is Adam's. 2-Adam with γ₂ = 0 divides its update by the root of an average of the update's own square. This variant
-    averages (g / √v̂)² instead: w ← β₂ w + (1−β₂) (g / (√v̂ + ε))². With beta1 = 0 the two are equal. Derived for this artifact
-    as the counterpart of the unsmoothed norm law in `ctadam.theory.scale_invariance`. All averages are updated in place and
-    bias-corrected. The result is a new tensor.
+    averages (g / √v̂)² instead: w ← β₂ w + (1−β₂) (g / (√v̂ + ε))². With beta1 = 0 the two are equal. Derived for this
+    artifact. All averages are updated in place and bias-corrected. The result is a new tensor.
 
     Args:
         grad: gradient, real, any shape.
