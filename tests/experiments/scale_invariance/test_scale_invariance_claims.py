@@ -24,9 +24,9 @@ def _rows(variant, levels, columns):
     return table.assign(variant=variant, steps=1000, batching="minibatch", **values)
 
 
-def _jitter(shape=(1, len(SEEDS)), size=0.01):
+def _jitter(size=0.01):
     """Return deviations with mean 0 over the seeds."""
-    return np.broadcast_to(size * np.linspace(-1, 1, len(SEEDS)), shape)
+    return size * np.linspace(-1, 1, len(SEEDS))[None]
 
 
 def law_table(levels, *, paper=1.0, inertial=1.0, coarse=0.0, path=1.0, cosine=1.0, growth=2.0):

@@ -20,7 +20,12 @@ MIN_CHANGE = 0.2
 #: Weight decay has an effect where at most this share of ‖W_0‖² is left.
 FELT = 0.05
 
-_SUMS = ["start_sq", "end_sq", "end_paper", "end_inertial", "coarse_sq", "path", "path_paper"]
+_SUMS = ["start_sq", "end_sq", "end_paper", "end_inertial", "coarse_sq", "path", "path_paper", "cosine_sq"]
+
+
+def _sum(values: pd.Series) -> float:
+    """Return the sum, NaN if a value is."""
+    return float(values.sum(skipna=False))
 
 
 def growth(table: pd.DataFrame) -> pd.DataFrame:
@@ -40,8 +45,8 @@ def growth(table: pd.DataFrame) -> pd.DataFrame:
         - ``steps``: steps of the shortest run.
     """
     runs = table[table["variant"] == "law"]
-    groups = runs.groupby(["model", "beta1", "seed"], sort=False)
-    sums = groups[_SUMS].agg(lambda values: values.sum(skipna=False))
+    groups = runs.assign(cosine_sq=runs["cosine"] ** 2).groupby(["model", "beta1", "seed"], sort=False)
+    sums = groups[_SUMS].agg(_sum)
     grown = sums["end_sq"] - sums["start_sq"]
     shares = sums[["start_sq", "end_sq"]].assign(
         steps=groups["steps"].min(),
@@ -49,7 +54,7 @@ def growth(table: pd.DataFrame) -> pd.DataFrame:
         inertial=(sums["end_inertial"] - sums["start_sq"]) / grown,
         coarse=sums["coarse_sq"] / grown,
         path_ratio=sums["path"] / sums["path_paper"],
-        cosine=groups["cosine"].agg(lambda values: (values**2).mean(skipna=False)) ** 0.5,
+        cosine=(sums["cosine_sq"] / groups.size()) ** 0.5,
     )
     return shares.assign(memory=1 - shares["paper"] - shares["coarse"]).reset_index()
 
@@ -270,8 +275,9 @@ def rate_levels(table: pd.DataFrame) -> list[Level]:
     runs = table[(table["variant"] == "fixed_norm") & (table["beta1"] > 0)]
     levels = []
     for (model, gamma), rows in runs.groupby(["model", "beta1"], sort=False):
-        ratios = np.log(rows["distance_2adam_inertial"] / rows["distance_2adam"])
-        by_seed = ratios.groupby(rows["seed"]).agg(lambda values: values.mean(skipna=False))
+        logarithms = rows.assign(logarithm=np.log(rows["distance_2adam_inertial"] / rows["distance_2adam"]))
+        groups = logarithms.groupby("seed")["logarithm"]
+        by_seed = groups.agg(_sum) / groups.size()
         level = geometric_mean_over_seeds(by_seed, f"{model}, γ = {gamma:g}")
         levels.append(_felt(level, rows, rows["remembered"]))
     return levels

@@ -106,20 +106,21 @@ def _usual(gammas: Sequence[float]) -> float:
 
 
 def _points(ax: Axes, x: Sequence[float], levels: Sequence[Level], color: str, marker: str, **look: Any) -> None:
-    """Plot the decided levels with their intervals; levels that are undecided for lack of seeds have no interval."""
+    """Plot levels with their intervals. Levels whose norm hardly changes have no meaningful ratio and are left out."""
+    shape: dict[str, Any] = {"ms": 4, "mfc": "w", "mew": 0.9, "zorder": 4} | look
     for place, level in zip(x, levels, strict=True):
         if not np.isfinite(level.estimate) or level.undecided.startswith("the norm"):
             continue
         if np.isfinite([level.low, level.high]).all():
             ax.plot([place, place], [level.low, level.high], color=color, lw=1, zorder=3)
-        ax.plot(place, level.estimate, marker, color=color, **{"ms": 4, "mfc": "w", "mew": 0.9, "zorder": 4} | look)
+        ax.plot(place, level.estimate, marker, color=color, **shape)
 
 
 def _norm(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
     """Plot ‖W‖² of the first queries, measured and by each law, for minibatches without decay and the first seed."""
     gamma = _usual(_gammas(table))
-    wanted = {"variant": "law", "model": MAIN_MODEL, "batching": "minibatch", "beta1": gamma, "record": "norm"}
-    records = runs[(runs[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    records = runs[(runs["variant"] == "law") & (runs["record"] == "norm") & (runs["batching"] == "minibatch")]
+    records = records[(records["model"] == MAIN_MODEL) & (records["beta1"] == gamma)]
     queries = next(weight for weight in records["weight"] if weight.endswith("queries"))
     records = records[(records["weight"] == queries) & (records["seed"] == records["seed"].min())]
     ax.plot(records["step"], records["norm_sq"], color="0.75", lw=4, solid_capstyle="butt", zorder=1)
@@ -196,8 +197,8 @@ def _steady(ax: Axes, table: pd.DataFrame) -> None:
     ax.axhspan(0.9, 1.1, color="0.85", lw=0, zorder=0)
     norms, angles = zip(*((norm, angle) for _, norm, angle in steady_levels(table)), strict=True)
     measured, x = style.COLORS["measured"], np.arange(len(gammas))
-    _points(ax, x - 0.12, norms, measured, "o")
-    _points(ax, x + 0.12, angles, measured, "o", mfc=measured)
+    _points(ax, list(x - 0.12), norms, measured, "o")
+    _points(ax, list(x + 0.12), angles, measured, "o", mfc=measured)
     ratio = runs.groupby("beta1")[["norm_paper", "norm_inertial", "angle_paper", "angle_inertial"]].first()
     ax.plot(x, np.ones(len(x)), "-", color=style.COLORS["exact"], lw=1)
     for part in ("norm", "angle"):

@@ -352,7 +352,8 @@ def _run_laws(
     records = torch.stack(list(recorder.rows.values())).cpu().numpy()  # (times, columns, weights, runs)
     at = np.array(list(recorder.rows))
     tables = []
-    for i, point in enumerate(runs.drop(columns="steps").to_dict("records")):
+    points: Any = runs.drop(columns="steps").to_dict("records")
+    for i, point in enumerate(points):
         for j, weight in enumerate(problem.weights):
             columns: Any = dict(zip(NORM, records[:, :, j, i].T, strict=True))
             tables.append(pd.DataFrame({**point, "record": "norm", "step": at, "weight": weight, **columns}))
