@@ -23,11 +23,6 @@ FELT = 0.05
 _SUMS = ["start_sq", "end_sq", "end_paper", "end_inertial", "coarse_sq", "path", "path_paper", "cosine_sq"]
 
 
-def _sum(values: pd.Series) -> float:
-    """Return the sum, NaN if a value is."""
-    return float(values.sum(skipna=False))
-
-
 def growth(table: pd.DataFrame) -> pd.DataFrame:
     """Return what each law and assumption accounts for in the growth of ‖W‖² without decay.
 
@@ -45,8 +40,11 @@ def growth(table: pd.DataFrame) -> pd.DataFrame:
         - ``steps``: steps of the shortest run.
     """
     runs = table[table["variant"] == "law"]
-    groups = runs.assign(cosine_sq=runs["cosine"] ** 2).groupby(["model", "beta1", "seed"], sort=False)
-    sums = groups[_SUMS].agg(_sum)
+    runs = runs.assign(cosine_sq=runs["cosine"] ** 2)
+    # Sums skip NaN but not infinity. Afterwards NaN, because a share of an infinite growth would be 0.
+    runs = runs.fillna(dict.fromkeys(_SUMS, np.inf))
+    groups = runs.groupby(["model", "beta1", "seed"], sort=False)
+    sums = groups[_SUMS].sum().replace([np.inf, -np.inf], np.nan)
     grown = sums["end_sq"] - sums["start_sq"]
     shares = sums[["start_sq", "end_sq"]].assign(
         steps=groups["steps"].min(),
@@ -84,16 +82,29 @@ def growth_level(shares: pd.DataFrame, column: str, name: str, part: str = "") -
     return dataclasses.replace(level, undecided="the norm hardly changes") if _hardly_changes(shares) else level
 
 
-def by_gamma(shares: pd.DataFrame, model: str = MAIN_MODEL) -> Iterator[tuple[float, pd.DataFrame]]:
-    """Iterate over the values of γ of one model, with the rows of each."""
-    rows = shares[shares["model"] == model]
-    for gamma in sorted(rows["beta1"].unique()):
-        yield gamma, rows[rows["beta1"] == gamma]
+def of_main_model(shares: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `MAIN_MODEL`."""
+    return shares[shares["model"] == MAIN_MODEL]
 
 
-def _models(table: pd.DataFrame) -> list[str]:
-    """Return the models of the runs, in their order."""
-    return list(dict.fromkeys(table["model"]))
+def by_gamma(table: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Return an iterator over the values of γ in ascending order and the rows of each."""
+    return iter(table.groupby("beta1"))
+
+
+def by_model(table: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Return an iterator over the models and the rows of each."""
+    return iter(table.groupby("model", sort=False))
+
+
+def _changing(shares: pd.DataFrame, column: str) -> dict[str, float]:
+    """Return the means over seeds of a column by model and γ, without those whose norm hardly changes."""
+    return {
+        f"{model}, γ = {gamma:g}": float(rows[column].mean())
+        for model, of_model in by_model(shares)
+        for gamma, rows in by_gamma(of_model)
+        if not _hardly_changes(rows)
+    }
 
 
 def geometric_mean_over_seeds(logarithms: ArrayLike, name: str) -> Level:
@@ -116,7 +127,7 @@ def geometric_mean_over_seeds(logarithms: ArrayLike, name: str) -> Level:
 )
 def _n1(e: Evidence) -> Judgement:
     levels = []
-    for gamma, shares in by_gamma(growth(e.table)):
+    for gamma, shares in by_gamma(of_main_model(growth(e.table))):
         name = f"γ = {gamma:g}"
         levels.append(_settled(mean_over_seeds(shares["cosine"], name, "cosine"), shares))
         levels.append(growth_level(shares, "memory", name, "memory"))
@@ -124,12 +135,18 @@ def _n1(e: Evidence) -> Judgement:
 
 
 def coarse_level(shares: pd.DataFrame, model: str) -> Level:
-    """Return the level of N2 for one model: mean over the values of γ for which the norm changes enough."""
-    parts = [rows.set_index("seed")["coarse"] for _, rows in by_gamma(shares, model) if not _hardly_changes(rows)]
-    runs = shares[shares["model"] == model]
-    if not parts:
-        return growth_level(runs, "coarse", model)
-    return _settled(mean_over_seeds(sum(parts) / len(parts), model), runs)
+    """Return the level of N2 for one model: mean over the values of γ for which the norm changes enough.
+
+    Args:
+        shares: rows of `growth` of this model.
+        model: its name.
+    """
+    changing = [rows for _, rows in by_gamma(shares) if not _hardly_changes(rows)]
+    if not changing:
+        return growth_level(shares, "coarse", model)
+    # The mean of a seed is NaN if one of its runs is not finite.
+    means = sum(rows.set_index("seed")["coarse"] for rows in changing) / len(changing)
+    return _settled(mean_over_seeds(means, model), shares)
 
 
 @claim(
@@ -144,13 +161,8 @@ def coarse_level(shares: pd.DataFrame, model: str) -> Level:
 )
 def _n2(e: Evidence) -> Judgement:
     shares = growth(e.table)
-    numbers = {
-        f"{model}, γ = {gamma:g}": float(rows["coarse"].mean())
-        for model in _models(shares)
-        for gamma, rows in by_gamma(shares, model)
-        if not _hardly_changes(rows)
-    }
-    return Judgement([coarse_level(shares, model) for model in _models(shares)], numbers)
+    levels = [coarse_level(rows, model) for model, rows in by_model(shares)]
+    return Judgement(levels, _changing(shares, "coarse"))
 
 
 @claim(
@@ -165,7 +177,7 @@ def _n2(e: Evidence) -> Judgement:
 )
 def _n3(e: Evidence) -> Judgement:
     shares = growth(e.table).query("beta1 == 0")
-    return Judgement([growth_level(shares[shares["model"] == model], "paper", model) for model in _models(shares)])
+    return Judgement([growth_level(rows, "paper", model) for model, rows in by_model(shares)])
 
 
 @claim(
@@ -181,10 +193,15 @@ def _n4(e: Evidence) -> Judgement:
     shares = growth(e.table).query("beta1 > 0")
     levels = [
         growth_level(rows, "paper", f"{model}, γ = {gamma:g}")
-        for model in _models(shares)
-        for gamma, rows in by_gamma(shares, model)
+        for model, of_model in by_model(shares)
+        for gamma, rows in by_gamma(of_model)
     ]
     return Judgement(levels)
+
+
+def path_level(shares: pd.DataFrame, name: str) -> Level:
+    """Return the level of N5 for rows of `growth`, one per seed."""
+    return _settled(mean_over_seeds(shares["path_ratio"], name), shares)
 
 
 @claim(
@@ -198,10 +215,7 @@ def _n4(e: Evidence) -> Judgement:
     columns=("path", "path_paper"),
 )
 def _n5(e: Evidence) -> Judgement:
-    levels = [
-        _settled(mean_over_seeds(rows["path_ratio"], f"γ = {gamma:g}"), rows)
-        for gamma, rows in by_gamma(growth(e.table))
-    ]
+    levels = [path_level(rows, f"γ = {gamma:g}") for gamma, rows in by_gamma(of_main_model(growth(e.table)))]
     return Judgement(levels)
 
 
@@ -217,15 +231,9 @@ def _n5(e: Evidence) -> Judgement:
 )
 def _n8(e: Evidence) -> Judgement:
     shares = growth(e.table).query("beta1 > 0")
-    numbers = {
-        f"{model}, γ = {gamma:g}": float(rows["inertial"].mean())
-        for model in _models(shares)
-        if model != MAIN_MODEL
-        for gamma, rows in by_gamma(shares, model)
-        if not _hardly_changes(rows)
-    }
-    levels = [growth_level(rows, "inertial", f"γ = {gamma:g}") for gamma, rows in by_gamma(shares)]
-    return Judgement(levels, numbers)
+    others = shares[shares["model"] != MAIN_MODEL]
+    levels = [growth_level(rows, "inertial", f"γ = {gamma:g}") for gamma, rows in by_gamma(of_main_model(shares))]
+    return Judgement(levels, _changing(others, "inertial"))
 
 
 def _felt(level: Level, runs: pd.DataFrame, remembered: pd.Series) -> Level:
@@ -276,9 +284,9 @@ def rate_levels(table: pd.DataFrame) -> list[Level]:
     levels = []
     for (model, gamma), rows in runs.groupby(["model", "beta1"], sort=False):
         logarithms = rows.assign(logarithm=np.log(rows["distance_2adam_inertial"] / rows["distance_2adam"]))
-        groups = logarithms.groupby("seed")["logarithm"]
-        by_seed = groups.agg(_sum) / groups.size()
-        level = geometric_mean_over_seeds(by_seed, f"{model}, γ = {gamma:g}")
+        # One column per λ; a mean is NaN if one of its runs is not finite.
+        by_decay = logarithms.pivot(index="seed", columns="weight_decay", values="logarithm")
+        level = geometric_mean_over_seeds(by_decay.mean(axis=1, skipna=False), f"{model}, γ = {gamma:g}")
         levels.append(_felt(level, rows, rows["remembered"]))
     return levels
 
@@ -305,8 +313,7 @@ def steady_levels(table: pd.DataFrame) -> Iterator[tuple[float, Level, Level]]:
     runs = runs.assign(norm=norm, turning=runs["angle"] / runs["angle_inertial"])
     # Share of ‖W_0‖² that is left when the window starts.
     remembered = runs["remembered"] ** (runs["window_start"] / runs["steps"])
-    for gamma in sorted(runs["beta1"].unique()):
-        rows = runs[runs["beta1"] == gamma]
+    for gamma, rows in by_gamma(runs):
         norm_level, angle_level = (
             _felt(mean_over_seeds(rows[column], f"γ = {gamma:g}", part), rows, remembered[rows.index])
             for column, part in (("norm", "norm"), ("turning", "angle"))

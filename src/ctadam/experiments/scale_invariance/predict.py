@@ -11,11 +11,11 @@ from ctadam.theory import scale_invariance as theory
 COLUMNS = ["run", "variant", "model", "batching", "beta1", "beta2", "lr", "weight_decay", "step"]
 
 
-def predict(points: pd.DataFrame) -> pd.DataFrame:
+def predict(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the predictions, one row per run.
 
     Args:
-        points: DataFrame with `COLUMNS`; ``step`` is the last step of the run.
+        runs: DataFrame with `COLUMNS`; ``step`` is the last step of the run.
 
     Returns:
         DataFrame, one row per run: `COLUMNS` without ``step``, and
@@ -28,11 +28,11 @@ def predict(points: pd.DataFrame) -> pd.DataFrame:
         - ``norm_paper``, ``norm_inertial``: ‖W‖² over the mean of ‖u‖²;
         - ``angle_paper``, ``angle_inertial``: angle per step in radians.
     """
-    table = points[COLUMNS].drop(columns="step")
-    rates: dict[str, Any] = {name: points[name].to_numpy() for name in ("lr", "weight_decay")}
-    beta1 = points["beta1"].to_numpy()
+    table = runs[COLUMNS].drop(columns="step")
+    rates: dict[str, Any] = {name: runs[name].to_numpy() for name in ("lr", "weight_decay")}
+    beta1 = runs["beta1"].to_numpy()
     table["amplification"] = theory.amplification(beta1=beta1, **rates)
-    table["remembered"] = theory.remembered(steps=points["step"].to_numpy(), **rates)
+    table["remembered"] = theory.remembered(steps=runs["step"].to_numpy(), **rates)
     decayed = rates["weight_decay"] > 0
     with_decay = {name: values[decayed] for name, values in rates.items()}
     factor = table.loc[decayed, "amplification"].to_numpy()
