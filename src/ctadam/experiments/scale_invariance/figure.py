@@ -62,9 +62,7 @@ def draw(results: str | Path) -> Figure:
     _distances(axes[1, 2], runs, table)
     _distance_ratios(axes[1, 3], table)
     handles = [_handle(*look) for look in LAWS.values()]
-    handles.append(
-        Line2D([], [], color="0.75", lw=4, label="measured (a); target of the claim (b), (c), (e), (f), (h)")
-    )
+    handles.append(Line2D([], [], color="0.75", lw=4, label="measured (a); targets of claims"))
     figure.legend(loc="outside upper center", handles=handles, ncols=3, columnspacing=1.4)
     handles = [_handle(*look) for look in OPTIMIZERS.values()]
     figure.legend(
@@ -157,7 +155,7 @@ def _coarse(ax: Axes, shares: pd.DataFrame) -> None:
         _points(ax, [x], [level], style.COLORS["measured"], MODEL_MARKERS[model])
     ax.set_xticks(range(len(models)), models, rotation=30, ha="right", rotation_mode="anchor")
     ax.set(
-        ylabel=r"share of growth, $\langle W, g/\!\sqrt{v}\rangle$",
+        ylabel="share of growth",
         title="Assumption 2",
         xlim=(-0.5, len(models) - 0.5),
     )
@@ -172,7 +170,7 @@ def _cosines(ax: Axes, runs: pd.DataFrame) -> None:
         mean = records.groupby("lag")["square"].mean() ** 0.5
         ax.plot(mean.index, mean, marker=marker, ms=3, mfc="w", lw=1, color=color, label=rf"$\gamma={gamma:g}$")
     ax.axhline(1, color="0.3", ls=":", label="random")
-    ax.set(xlabel=r"age of gradient, $t-\tau$", ylabel=r"$\sqrt{d}\,\cos(W(t),g(\tau))$", title="Assumption 1")
+    ax.set(xlabel="age of gradient", ylabel=r"$\sqrt{d}$ × cosine, r.m.s.", title="Assumption 1")
     _log_axis(ax)
     ax.set_xscale("log", base=4)
     ax.xaxis.set_major_formatter("{x:g}")
@@ -186,7 +184,7 @@ def _path_ratios(ax: Axes, shares: pd.DataFrame) -> None:
     ax.axhline(1, color=style.COLORS["paper"], ls="--", lw=1)
     levels = [growth_level(rows, "path_ratio", "") for _, rows in by_gamma(shares)]
     _points(ax, range(len(levels)), levels, style.COLORS["measured"], MODEL_MARKERS[MAIN_MODEL])
-    ax.set(ylabel=r"path of $\hat W$ / $\sum\eta\|u\|/\|W\|$", title="turning")
+    ax.set(ylabel="path / paper's path", title="direction")
     _gamma_axis(ax, gammas)
 
 
@@ -207,7 +205,7 @@ def _steady(ax: Axes, table: pd.DataFrame) -> None:
         Line2D([], [], ls="", marker="o", ms=3.5, color=measured, mfc=fill, label=label)
         for fill, label in (("w", r"$\|W\|^2$"), (measured, "angle"))
     ]
-    ax.legend(handles=handles, loc="upper left", handlelength=0.6, labelspacing=0.15, borderpad=0, fontsize=6)
+    ax.legend(handles=handles, loc="lower left", handlelength=0.6, labelspacing=0.15, borderpad=0, fontsize=6)
     ax.set(ylabel="measured / inertial law", title="steady state")
     _log_axis(ax)
     _gamma_axis(ax, gammas)
