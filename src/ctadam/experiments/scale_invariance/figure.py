@@ -18,10 +18,13 @@ from ctadam.analysis.verdicts import Level
 from ctadam.experiments.scale_invariance.claims import (
     MAIN_MODEL,
     by_gamma,
+    by_model,
     coarse_level,
     distance_levels,
     growth,
     growth_level,
+    of_main_model,
+    path_level,
     steady_levels,
 )
 from ctadam.storage.store import read_joined, read_runs
@@ -135,7 +138,7 @@ def _fractions(ax: Axes, shares: pd.DataFrame) -> None:
     gammas = _gammas(shares)
     ax.axhspan(0.9, 1.1, color="0.85", lw=0, zorder=0)
     for law, (_, color, line, marker) in LAWS.items():
-        levels = [growth_level(rows, law, "") for _, rows in by_gamma(shares)]
+        levels = [growth_level(rows, law, "") for _, rows in by_gamma(of_main_model(shares))]
         _points(ax, range(len(levels)), levels, color, marker)
         predicted = np.ones(len(gammas))
         if law == "paper":  # by the inertial law
@@ -150,9 +153,8 @@ def _coarse(ax: Axes, shares: pd.DataFrame) -> None:
     """Plot the share of the growth that ⟨W, g/√v⟩ adds against the model (N2)."""
     models = [model for model in MODEL_MARKERS if model in set(shares["model"])]
     ax.axhspan(-0.1, 0.1, color="0.85", lw=0, zorder=0)
-    levels = [coarse_level(shares, model) for model in models]
-    for x, (model, level) in enumerate(zip(models, levels, strict=True)):
-        _points(ax, [x], [level], style.COLORS["measured"], MODEL_MARKERS[model])
+    for model, rows in by_model(shares):
+        _points(ax, [models.index(model)], [coarse_level(rows, model)], style.COLORS["measured"], MODEL_MARKERS[model])
     ax.set_xticks(range(len(models)), models, rotation=30, ha="right", rotation_mode="anchor")
     ax.set(
         ylabel="share of growth",
@@ -182,7 +184,7 @@ def _path_ratios(ax: Axes, shares: pd.DataFrame) -> None:
     gammas = _gammas(shares)
     ax.axhspan(0.95, 1.05, color="0.85", lw=0, zorder=0)
     ax.axhline(1, color=style.COLORS["paper"], ls="--", lw=1)
-    levels = [growth_level(rows, "path_ratio", "") for _, rows in by_gamma(shares)]
+    levels = [path_level(rows, "") for _, rows in by_gamma(of_main_model(shares))]
     _points(ax, range(len(levels)), levels, style.COLORS["measured"], MODEL_MARKERS[MAIN_MODEL])
     ax.set(ylabel="path / paper's path", title="direction")
     _gamma_axis(ax, gammas)
@@ -205,7 +207,7 @@ def _steady(ax: Axes, table: pd.DataFrame) -> None:
         Line2D([], [], ls="", marker="o", ms=3.5, color=measured, mfc=fill, label=label)
         for fill, label in (("w", r"$\|W\|^2$"), (measured, "angle"))
     ]
-    ax.legend(handles=handles, loc="lower left", handlelength=0.6, labelspacing=0.15, borderpad=0, fontsize=6)
+    ax.legend(handles=handles, loc="upper left", handlelength=0.6, labelspacing=0.15, borderpad=0, fontsize=6)
     ax.set(ylabel="measured / inertial law", title="steady state")
     _log_axis(ax)
     _gamma_axis(ax, gammas)

@@ -29,7 +29,6 @@ from torch.func import functional_call, grad, vmap
 
 from ctadam.data.digits import load_digits
 from ctadam.data.text import load_corpus
-from ctadam.errors import ArtifactError
 from ctadam.experiments import with_columns
 from ctadam.experiments.scale_invariance.config import Config
 from ctadam.models.cnn import CNN
@@ -153,17 +152,11 @@ class _Problem:
         layout: positions of the tensors in a row.
         weights: columns of each scale-invariant weight, by name.
         start: initial parameters, float64 of shape (runs, width).
-
-    Raises:
-        ArtifactError: if the sizes of the model do not fit together.
     """
 
     def __init__(self, name: str, settings: Mapping[str, Any], runs: pd.DataFrame, device: torch.device) -> None:
-        try:
-            self.task, self.data = _task(name, settings, device)
-            model = make_exact(self.task.build(torch.Generator().manual_seed(0)).double()).to(device)
-        except ValueError as error:  # sizes that do not fit together, which the configuration's schema cannot check
-            raise ArtifactError(f"scale_invariance: {name}: {error}") from error
+        self.task, self.data = _task(name, settings, device)
+        model = make_exact(self.task.build(torch.Generator().manual_seed(0)).double()).to(device)
         full = min(settings["examples"], self.task.examples)
         self.layout = Layout(model.named_parameters())
         self.weights: dict[str, slice] = {}
