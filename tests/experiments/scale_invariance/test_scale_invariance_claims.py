@@ -240,20 +240,21 @@ def _draws(mean, spread):
 MANY = gammas(np.linspace(0.01, 0.99, DRAWS))
 MANY_MODELS = models([f"model {i}" for i in range(DRAWS)])
 MANY_PAIRS = [{"model": f"model {i}", "beta1": 0.9, "weight_decay": 1.0} for i in range(DRAWS)]
-#: Claim -> function from the statistic's draws to a table, standard deviation over seeds, true value, false value.
-#: The true values lie close to the edge of the target. The standard deviations exceed those of the shipped runs.
+#: Claim, function from the statistic's draws to a table, standard deviation over seeds, true value, false value.
+#: The true values lie close to the edge of the target. The standard deviations are at least those of short trial runs, in which
+#: the convolutional network has the largest ones of N2-N4.
 SIMULATIONS = [
     ("N1", lambda x: law_table(MANY, paper=1 - x), 0.05, 0.09, 0.5),
-    ("N1", lambda x: law_table(MANY, cosine=x), 0.3, 1.45, 2.6),
-    ("N2", lambda x: law_table(MANY_MODELS, coarse=x), 0.05, 0.09, 0.3),
-    ("N3", lambda x: law_table(MANY_MODELS, paper=x), 0.05, 0.91, 0.7),
-    ("N4", lambda x: law_table(MANY, paper=x), 0.05, 1.09, 0.35),
+    ("N1", lambda x: law_table(MANY, cosine=x), 0.5, 1.45, 2.6),
+    ("N2", lambda x: law_table(MANY_MODELS, coarse=x), 0.3, 0.09, 0.7),
+    ("N3", lambda x: law_table(MANY_MODELS, paper=x), 0.3, 0.91, 0.3),
+    ("N4", lambda x: law_table(MANY, paper=x), 0.3, 1.09, 0.35),
     ("N5", lambda x: law_table(MANY, path=x), 0.02, 0.955, 0.87),
     ("N6", lambda x: fixed_table(MANY_PAIRS, two_adam=np.exp(x)), 0.3, -0.02, 0.8),
     ("N8", lambda x: law_table(MANY, inertial=x), 0.05, 1.09, 0.7),
     ("N9", lambda x: fixed_table(MANY_PAIRS, two_adam=1.0, inertial=np.exp(x)), 0.3, np.log(0.49), 0.0),
-    ("N10", lambda x: steady_table(MANY, norm=x, angle=1.0), 0.05, 0.91, 0.7),
-    ("N10", lambda x: steady_table(MANY, norm=1.0, angle=x), 0.05, 1.09, 1.3),
+    ("N10", lambda x: steady_table(MANY, norm=x, angle=1.0), 0.1, 0.91, 0.7),
+    ("N10", lambda x: steady_table(MANY, norm=1.0, angle=x), 0.1, 1.09, 1.3),
 ]
 
 

@@ -208,7 +208,7 @@ def _steady(ax: Axes, table: pd.DataFrame) -> None:
         for fill, label in (("w", r"$\|W\|^2$"), (measured, "angle"))
     ]
     ax.legend(handles=handles, loc="upper left", handlelength=0.6, labelspacing=0.15, borderpad=0, fontsize=6)
-    ax.set(ylabel="measured / inertial law", title="steady state")
+    ax.set(ylabel="measured / predicted", title="steady state")
     _log_axis(ax)
     _gamma_axis(ax, gammas)
 
