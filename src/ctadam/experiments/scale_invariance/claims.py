@@ -129,7 +129,7 @@ def _n1(e: Evidence) -> Judgement:
     levels = []
     for gamma, shares in by_gamma(of_main_model(growth(e.table))):
         name = f"γ = {gamma:g}"
-        levels.append(_settled(mean_over_seeds(shares["cosine"], name, "cosine"), shares))
+        levels.append(_settled(mean_over_seeds(shares["cosine"], name, "cosine", bounds=(0.0, np.inf)), shares))
         levels.append(growth_level(shares, "memory", name, "memory"))
     return Judgement(levels)
 
