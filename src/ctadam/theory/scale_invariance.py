@@ -1,22 +1,20 @@
-"""Norm and direction of scale-invariant weights under Adam(W): three norm laws (arXiv 2411.05746, on normalization).
+"""Norm and direction of scale-invariant weights under Adam(W): two norm laws (arXiv 2411.05746, on normalization).
 
 A weight is scale-invariant if L(cW) = L(W) for every c > 0, which makes ⟨W, g_W⟩ = 0. The paper's γ is ``beta1`` and its β
 is ``beta2``; η is ``lr`` and λ is ``weight_decay``. With a = 1 − ηλ, AdamW is W_{n+1} = a·W_n − η·u_n, and exactly
 
     ‖W_{n+1}‖² = a² ‖W_n‖² − 2aη ⟨W_n, u_n⟩ + η² ‖u_n‖².
 
-Three laws approximate this without knowing ⟨W_n, u_n⟩:
+Two laws approximate this without knowing ⟨W_n, u_n⟩:
 
 ``paper``
     Drop the term, so that ‖W‖² grows by η²‖u‖² per step (arXiv 2411.05746). Uses Assumption 1, ⟨W(t), g(τ)⟩ ≈ 0, and
     Assumption 2, v replaced by one number.
-``unsmoothed``
-    Replace η²‖u‖² by η²‖g/√v‖² (derived for this artifact). Holds where gradients of different steps are orthogonal.
 ``inertial``
     Derived for this artifact without Assumption 1. Momentum makes ⟨W_n, u_n⟩ = ρ_n ⟨W_n, u_{n−1}⟩ with a known ρ_n ≈ γ, and
     the previous updates make ⟨W_n, u_{n−1}⟩ negative. In the long run ‖W‖² is (1 + aγ)/(1 − aγ) times the paper's.
 
-Without momentum the three laws agree. docs/scale_invariance.md has the derivation and its approximations.
+Without momentum the laws agree. docs/scale_invariance.md has the derivation and its approximations.
 
 All functions are elementwise and accept floats, NumPy arrays or torch tensors unless they say otherwise. In a series, time
 is the first axis.
@@ -31,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 #: A float, a NumPy array or a torch tensor; the result has the type of the arguments.
 Numeric = Any
 
-LAWS = ("paper", "unsmoothed", "inertial")
+LAWS = ("paper", "inertial")
 
 
 def norm_step(
@@ -98,7 +96,7 @@ def inertial_step(
 def norm_law(
     update_sq: ArrayLike, *, start: ArrayLike, lr: float, weight_decay: float, form: str = "discrete"
 ) -> NDArray[np.float64]:
-    """Return ‖W_n‖² for n = 0 … N by the paper's law, or by the unsmoothed law if given ‖g/√v‖² instead of ‖u‖².
+    """Return ‖W_n‖² for n = 0 … N by the paper's law.
 
     Args:
         update_sq: ‖u_n‖² of N steps, shape (N, ...).
@@ -160,28 +158,17 @@ def inertial_norm_law(
     return np.stack(series)
 
 
-def direction_step(
-    direction: NDArray[np.float64], update: NDArray[np.float64], *, norm: float, lr: float, weight_decay: float
-) -> NDArray[np.float64]:
-    """Return the direction Ŵ_{n+1} = W_{n+1}/‖W_{n+1}‖ from Ŵ_n and u_n, exactly.
+def angular_step(*, update_sq: Numeric, norm_sq: Numeric, lr: Numeric) -> Numeric:
+    """Return the paper's angle between Ŵ_n and Ŵ_{n+1}, η‖u_n‖/‖W_n‖, in radians.
 
-    The step adds −(η/a) u_n/‖W_n‖ and rescales to length 1. To first order Ŵ moves by −η(u − ⟨Ŵ, u⟩Ŵ)/‖W‖, which is the
-    paper's equation for the direction: the update is divided a second time by the root of a moving average of its own square.
-    The function does not need scale invariance.
+    The paper lets the direction move by −u/‖W‖: the update is divided a second time by the root of a moving average of its own
+    square.
 
     Args:
-        direction: Ŵ_n, any shape.
-        update: u_n, shape of ``direction``.
-        norm: ‖W_n‖.
+        update_sq: ‖u_n‖².
+        norm_sq: ‖W_n‖².
         lr: learning rate η.
-        weight_decay: decoupled weight decay λ, with ηλ < 1.
     """
-    moved = direction - lr / (1 - lr * weight_decay) / norm * update
-    return moved / np.linalg.norm(moved)
-
-
-def angular_step(*, update_sq: Numeric, norm_sq: Numeric, lr: Numeric) -> Numeric:
-    """Return the paper's angle between Ŵ_n and Ŵ_{n+1}, η‖u_n‖/‖W_n‖, in radians."""
     return lr * (update_sq / norm_sq) ** 0.5
 
 
@@ -203,7 +190,7 @@ def steady_norm_sq(mean_sq: Numeric, *, lr: Numeric, weight_decay: Numeric, fact
     To first order in ηλ and with f = 1 this is the paper's η‖u‖²/(2λ).
 
     Args:
-        mean_sq: stationary mean of ‖u‖², or of ‖g/√v‖² for the unsmoothed law.
+        mean_sq: stationary mean of ‖u‖².
         lr: learning rate η.
         weight_decay: decoupled weight decay λ.
         factor: f; 1 for the paper's law, `amplification` for the inertial law.
@@ -242,25 +229,31 @@ def remembered(*, lr: Numeric, weight_decay: Numeric, steps: Numeric) -> Numeric
     return (1 - lr * weight_decay) ** (2 * steps)
 
 
-def second_stage(*, lr: Numeric, weight_decay: Numeric, norm: Numeric, dimension: Numeric) -> tuple[Numeric, Numeric]:
+def second_stage(
+    *, lr: Numeric, weight_decay: Numeric, norm: Numeric, dimension: Numeric, factor: Numeric = 1.0
+) -> tuple[Numeric, Numeric, Numeric]:
     """Return the second stage of 2-Adam on a weight of fixed norm that matches the norm of a scale-invariant weight.
 
-    Let β₂ = (1 − ηλ)² ≈ e^{−2λη}, and let v₂ be the average of ‖u‖²/d with decay β₂. Once the initial norm is forgotten,
-    ‖W_{n+1}‖² = η² d·v₂/(1 − β₂), so the direction moves by √(1 − β₂)·u/√(d·v₂). A weight of fixed norm R moves the same way
-    under 2-Adam with γ₂ = 0 and learning rate √(1 − β₂)·R/√d ≈ √(2λη)·R/√d.
+    Let β₂ = a² ≈ e^{−2λη} and v₂ = ‖W‖²(1 − β₂)/(η² d f). By the paper's law (f = 1), v₂ ← β₂ v₂ + (1 − β₂)‖u‖²/d exactly: it
+    is the average of the squared update over the whole weight, with decay β₂. It starts at ‖W_0‖²(1 − β₂)/(η² d), not at 0, and
+    has no bias correction. The direction moves by ηu/‖W‖ = √(1 − β₂)·u/√(d·v₂), as on a weight of fixed norm R under 2-Adam with
+    γ₂ = 0 and learning rate √(1 − β₂)·R/√d ≈ √(2λη)·R/√d. In the long run, the inertial law multiplies ‖W‖² by f, see
+    `amplification`. This divides the start by f and the learning rate by √f, so that the first step is the same.
 
     Args:
         lr: learning rate η of the scale-invariant weight.
         weight_decay: decoupled weight decay λ of the scale-invariant weight.
-        norm: R, the norm of the weight whose norm is fixed.
-        dimension: d, its number of entries.
+        norm: R = ‖W_0‖, the initial norm of both weights.
+        dimension: d, their number of entries.
+        factor: f; 1 for the paper's law, `amplification` for the inertial law.
 
     Returns:
-        ``(beta2, lr)`` of the second stage.
+        ``(beta2, lr, start)``: decay, learning rate and initial value of the second average.
 
     Raises:
         ValueError: if ηλ is not in (0, 1). Without decay the average becomes AdaGrad's sum.
     """
     _check_decay(lr, weight_decay)
     beta2 = (1 - lr * weight_decay) ** 2
-    return beta2, (1 - beta2) ** 0.5 * norm / dimension**0.5
+    rate = ((1 - beta2) / factor / dimension) ** 0.5 * norm
+    return beta2, rate, norm**2 * (1 - beta2) / (lr**2 * dimension * factor)

@@ -1,4 +1,4 @@
-"""Scale-invariant weights: laws of their norm, and 2-Adam as a substitute for the norm. Claims N1-N9."""
+"""Scale-invariant weights: laws of their norm, and 2-Adam as a substitute for the norm. Claims N1-N6 and N8-N10."""
 
 #: File name of the figure, and the experiments whose results it shows.
 FIGURE = "fig4_scale_invariance"

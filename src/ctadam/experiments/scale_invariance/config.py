@@ -13,15 +13,14 @@ from ctadam.experiments.settings import (
     Experiment,
     Inner,
     Integer,
-    LearningRates,
+    LearningRate,
     NonEmpty,
     Positive,
     Seeds,
     Settings,
     Several,
-    Source,
+    Text,
     Transformer,
-    WeightDecays,
     conflict,
 )
 
@@ -36,21 +35,16 @@ class Cosines(Settings):
 class Training(Settings):
     """How one model is trained."""
 
+    lr: LearningRate
     batch: Count = Field(description="examples per step of a minibatch run")
-    examples: Count = Field(description="examples in every step of a full-batch run")
-    lrs: LearningRates
-    weight_decays: WeightDecays
-    seeds: Seeds
     steps: AtLeast2 = Field(description="steps per run")
-    at_once: Count = Field(description="runs that are trained together")
+    chunk: Count = Field(description="runs that are trained together")
 
-    @model_validator(mode="after")
-    def _decay_leaves_the_sign(self) -> Self:
-        lr = max(self.lrs)
-        for i, decay in enumerate(self.weight_decays):
-            if lr * decay >= 1:  # a step would turn the weight to its opposite, and the laws of the norm end there
-                conflict(f"weight_decays.{i}", decay, f"number in [0, {1 / lr:g}), 1 over the largest of lrs")
-        return self
+
+class Law(Training):
+    """How one model is trained without weight decay, with minibatches and with the full batch."""
+
+    examples: Count = Field(description="examples in every step of a full-batch run")
 
 
 class MLP(Settings):
@@ -66,34 +60,42 @@ class Linear(Settings):
     scale: Positive = Field(description="norm of the map from pixels to logits")
 
 
-class LanguageModel(Training):
+class LanguageModel(Law):
     """A language model with QK-norm, on characters."""
 
-    text: Source
+    text: Text
     model: Transformer
 
 
-class CNN(Training):
+class CNN(Law):
     """Convolutions in front of group normalizations, on the embedded digits."""
 
     channels: NonEmpty[Channels] = Field(description="channels of each convolution")
 
 
-class TrainedMLP(MLP, Training):
+class TrainedMLP(MLP, Law):
     """Linear maps in front of layer normalizations, on the embedded digits."""
 
 
-class TrainedLinear(Linear, Training):
+class TrainedLinear(Linear, Law):
     """A linear map divided by its norm, on the embedded digits."""
 
 
 class Models(Settings):
-    """Models with scale-invariant weights, trained by AdamW (N1-N5, N8)."""
+    """Models with scale-invariant weights, trained by Adam without weight decay (N1-N5, N8)."""
 
     transformer: LanguageModel
     cnn: CNN
     mlp: TrainedMLP
     linear: TrainedLinear
+
+
+class Steady(Settings):
+    """Longer minibatch runs of the transformer with weight decay, until the start is forgotten (N10)."""
+
+    weight_decay: Positive = Field(description="decoupled weight decay λ")
+    steps: AtLeast2 = Field(description="steps per run")
+    chunk: Count = Field(description="runs that are trained together")
 
 
 class InvariantModels(Settings):
@@ -105,28 +107,25 @@ class InvariantModels(Settings):
     mlp: MLP = Field(default=ABSENT)
 
 
-class FixedNorms(Training):
-    """Models of nothing but scale-invariant weights, by AdamW and with fixed norms by other optimizers (N6, N7, N9)."""
+class FixedNorm(Training):
+    """Models of nothing but scale-invariant weights, under AdamW and with fixed norms under other optimizers (N6, N9)."""
 
     models: InvariantModels
+    weight_decays: Several[Positive] = Field(description="decoupled weight decays λ")
     record_every: Count = Field(description="steps between comparisons")
-
-    @model_validator(mode="after")
-    def _something_decays(self) -> Self:
-        if not any(self.weight_decays):
-            conflict("weight_decays", self.weight_decays, "a list with a number above 0")
-        return self
 
 
 class Config(Experiment):
-    """Scale-invariant weights (paper, section on normalization): claims N1-N9; figure 4."""
+    """Scale-invariant weights (paper, section on normalization): claims N1-N6 and N8-N10; figure 4."""
 
     beta2: Inner = Field(description="β")
     beta1s: Several[Beta] = Field(description="values of γ")
+    seeds: Seeds
     record_every: Count = Field(description="steps between records of the norms")
     cosines: Cosines
     models: Models
-    pair: FixedNorms
+    steady: Steady
+    fixed_norm: FixedNorm
 
     @model_validator(mode="after")
     def _a_lag_fits_into_a_run(self) -> Self:
@@ -134,4 +133,17 @@ class Config(Experiment):
         if not any(1 <= lag <= steps for lag in self.cosines.lags):
             allowed = f"a list with a lag from 1 to {steps}, the most steps of a model"
             conflict("cosines.lags", self.cosines.lags, allowed)
+        return self
+
+    @model_validator(mode="after")
+    def _decay_leaves_the_sign(self) -> Self:
+        # Otherwise a step would turn the weight to its opposite, and the norm laws end there.
+        steady = ("steady.weight_decay", self.models.transformer.lr, self.steady.weight_decay)
+        others = [
+            (f"fixed_norm.weight_decays.{i}", self.fixed_norm.lr, decay)
+            for i, decay in enumerate(self.fixed_norm.weight_decays)
+        ]
+        for key, lr, decay in (steady, *others):
+            if lr * decay >= 1:
+                conflict(key, decay, f"number in (0, {1 / lr:g}), 1 over the learning rate")
         return self

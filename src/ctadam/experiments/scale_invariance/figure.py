@@ -1,5 +1,6 @@
-"""Figure 4: norms and directions of scale-invariant weights (arXiv 2411.05746, on normalization; claims N1-N9)."""
+"""Figure 4: norms and directions of scale-invariant weights (arXiv 2411.05746, on normalization; claims N1-N6, N8-N10)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,35 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ctadam.analysis import style
+from ctadam.analysis.verdicts import Level
+from ctadam.experiments.scale_invariance.claims import (
+    MAIN_MODEL,
+    by_gamma,
+    by_model,
+    coarse_level,
+    distance_levels,
+    growth,
+    growth_level,
+    of_main_model,
+    path_level,
+    steady_levels,
+)
 from ctadam.storage.store import read_joined, read_runs
-from ctadam.storage.tables import sort_rows
 
-_SETS = sns.color_palette("colorblind").as_hex()
 #: Norm law -> label, color, line and marker, in the order of the legend.
 LAWS = {
-    "paper": (r"paper: $\|u\|^2$", style.COLORS["paper"], "--", "o"),
-    "unsmoothed": (r"unsmoothed: $\|g/\!\sqrt{v}\|^2$", _SETS[1], "-.", "s"),
-    "inertial": (r"inertial: from $\|u\|^2$ and $\gamma$", style.COLORS["exact"], "-", "^"),
+    "paper": ("paper's law", style.COLORS["paper"], "--", "o"),
+    "inertial": ("inertial law", style.COLORS["exact"], "-", "^"),
 }
 #: Optimizer for weights of fixed norm -> label, color, line and marker, in the order of the legend.
-OPPONENTS = style.Table(
-    "experiments/scale_invariance/figure.py: OPPONENTS",
+OPTIMIZERS = style.Table(
+    "experiments/scale_invariance/figure.py: OPTIMIZERS",
     {
-        "adam": ("Adam", "0.35", ":", "x"),
-        "2adam": (r"2-Adam, $\gamma_2=0$", style.COLORS["paper"], "--", "o"),
-        "unsmoothed": (r"… averaging $(g/\!\sqrt{v})^2$", _SETS[1], "-.", "s"),
-        "inertial": (r"… rate over $\sqrt{(1+\gamma)/(1-\gamma)}$", style.COLORS["exact"], "-", "^"),
-        "tensor": ("… and one average per weight", _SETS[2], (0, (5, 1, 1, 1, 1, 1)), "D"),
+        "adam": ("Adam, constant rate", "0.35", ":", "x"),
+        "2adam": ("2-Adam (paper's law)", style.COLORS["paper"], "--", "o"),
+        "2adam_inertial": (r"2-Adam, rate$/\sqrt{f}$ (inertial law)", style.COLORS["exact"], "-", "^"),
     },
 )
-BATCHINGS = {"minibatch": "-", "full": "--"}
 MODEL_MARKERS = style.Table(
     "experiments/scale_invariance/figure.py: MODEL_MARKERS", {"transformer": "o", "cnn": "s", "mlp": "^", "linear": "D"}
 )
@@ -45,54 +53,32 @@ def draw(results: str | Path) -> Figure:
     runs = read_runs(results, "scale_invariance")
     table = read_joined(results, "scale_invariance")
     MODEL_MARKERS.require(table["model"])
-    OPPONENTS.require(set(runs["optimizer"].dropna()) - {"free"})  # the free one is the reference, not a curve
-    laws, pairs = table[table["variant"] == "law"], table[table["variant"] == "pair"]
-    figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 5.1), layout="constrained")
-    _along(axes[0, 0], runs, laws)
-    _errors(axes[0, 1], laws)
-    _cosines(axes[0, 2], runs)
-    _angles(axes[1, 0], laws)
-    _distances(axes[1, 1], runs, pairs)
-    _over_gamma(axes[1, 2], pairs)
-    known = [
-        Line2D([], [], color=color, ls=line, marker=marker, ms=3.5, mfc="w", label=name)
-        for name, color, line, marker in LAWS.values()
-    ]
-    known.append(Line2D([], [], color="0.8", lw=4, label="(a) measured; (b) Assumption 2's part"))
-    others = [
-        Line2D([], [], color=color, ls=line, marker=marker, ms=3.5, mfc="w", label=name)
-        for name, color, line, marker in OPPONENTS.values()
-    ]
-    look = {"ncols": 4, "title": "norm laws, (a), (b)", "columnspacing": 1.2, "title_fontsize": 7}
-    figure.legend(loc="outside upper center", handles=known, **look)
-    look = {"title": "weights of fixed norm, (e), (f)", "title_fontsize": 7, "columnspacing": 1.0, "handlelength": 2.2}
-    figure.legend(ncols=5, loc="outside lower center", handles=others, **look)
+    OPTIMIZERS.require(runs["optimizer"].dropna())
+    shares = growth(table)
+    figure, axes = plt.subplots(2, 4, figsize=(style.TEXT_WIDTH, 4.3), layout="constrained")
+    _norm(axes[0, 0], runs, table)
+    _fractions(axes[0, 1], shares)
+    _coarse(axes[0, 2], shares)
+    _cosines(axes[0, 3], runs)
+    _path_ratios(axes[1, 0], shares)
+    _steady(axes[1, 1], table)
+    _distances(axes[1, 2], runs, table)
+    _distance_ratios(axes[1, 3], table)
+    handles = [_handle(*look) for look in LAWS.values()]
+    handles.append(Line2D([], [], color="0.75", lw=4, label="measured (a); targets of claims"))
+    figure.legend(loc="outside upper center", handles=handles, ncols=3, columnspacing=1.4)
+    handles = [_handle(*look) for look in OPTIMIZERS.values()]
+    figure.legend(
+        loc="outside lower center", handles=handles, ncols=3, title="weights of fixed norm, (g), (h)", title_fontsize=7
+    )
     style.label_panels(axes.flat)
     sns.despine(figure)
     return figure
 
 
-def _usual(runs: pd.DataFrame) -> float:
-    """Return the γ of the runs that is closest to 0.9."""
-    gammas = runs["beta1"].unique()
-    return gammas[np.abs(gammas - 0.9).argmin()]
-
-
-def _along(ax: Axes, runs: pd.DataFrame, laws: pd.DataFrame) -> None:
-    """Plot ‖W‖² of one weight, measured and by each law, for minibatches, least decay, largest learning rate and first seed."""
-    gamma = _usual(laws)
-    some = laws[(laws["model"] == "transformer") & (laws["batching"] == "minibatch") & (laws["beta1"] == gamma)]
-    chosen = sort_rows(some, ["weight_decay", "lr", "seed"], ascending=[True, False, True]).iloc[0]
-    records = runs[(runs["run"] == chosen["run"]) & (runs["record"] == "norm")]
-    queries = next(weight for weight in records["weight"] if weight.endswith("queries"))
-    records = records[records["weight"] == queries]
-    every = max(1, len(records) // 12)
-    ax.plot(records["step"], records["norm_sq"], color="0.75", lw=4, solid_capstyle="butt", zorder=1)
-    for law, (_, color, line, marker) in LAWS.items():
-        look = {"ls": line, "color": color, "marker": marker, "ms": 3.5, "mfc": "w", "markevery": every}
-        ax.plot(records["step"], records[f"law_{law}"], **look)
-    ax.set(xlabel="step $n$", ylabel=r"$\|W_n\|^2$", xlim=(0, records["step"].max()))
-    ax.set_title(f"queries, $\\gamma={gamma:g}$")
+def _handle(label: str, color: str, line: Any, marker: str) -> Line2D:
+    """Return a legend entry for a law or an optimizer."""
+    return Line2D([], [], color=color, ls=line, marker=marker, ms=3.5, mfc="w", label=label)
 
 
 def _log_axis(ax: Axes) -> None:
@@ -104,128 +90,163 @@ def _log_axis(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _gamma_axis(ax: Axes, gammas: np.ndarray) -> None:
+def _gamma_axis(ax: Axes, gammas: Sequence[float]) -> None:
     """Label an x-axis whose positions 0, 1, … are the values of γ."""
-    ax.set_xticks(range(len(gammas)), [f"{g:g}" for g in gammas])
-    ax.set(xlim=(-0.4, len(gammas) - 0.6), xlabel=r"momentum $\gamma$ (beta1)")
+    ax.set_xticks(range(len(gammas)), [f"{g:g}".removeprefix("0") or "0" for g in gammas])
+    ax.set(xlim=(-0.5, len(gammas) - 0.5), xlabel=r"momentum $\gamma$")
 
 
-def _errors(ax: Axes, laws: pd.DataFrame) -> None:
-    """Plot the largest relative error of each law against γ, with runs as points and medians as lines."""
-    gammas = np.sort(laws["beta1"].unique())
-    for i, (law, (_, color, line, marker)) in enumerate(LAWS.items()):
-        medians = []
-        for x, gamma in enumerate(gammas):
-            values = np.sort(laws.loc[laws["beta1"] == gamma, f"error_{law}"])
-            spread = np.linspace(-0.04, 0.04, len(values)) + (i - 1) * 0.16
-            ax.plot(x + spread, values, ".", ms=2, mew=0, color=color, alpha=0.5, zorder=1)
-            medians.append(np.median(values))
-        look = {"ls": line, "color": color, "marker": marker, "ms": 4, "mfc": "w", "zorder": 2}
-        ax.plot(np.arange(len(gammas)) + (i - 1) * 0.16, medians, **look)
-    part = laws.groupby("beta1")["coarse_error"].median()
-    ax.plot(range(len(gammas)), part[gammas], color="0.8", lw=4, solid_capstyle="butt", zorder=0)
-    ax.axhline(0.05, color="0.6", lw=0.7, ls=":", zorder=0)
-    ax.set(ylabel=r"largest error of $\|W\|^2$", title="norm laws, all runs")
+def _gammas(table: pd.DataFrame) -> list[float]:
+    """Return the values of γ in ascending order."""
+    return sorted(table["beta1"].unique())
+
+
+def _usual(gammas: Sequence[float]) -> float:
+    """Return the γ that is closest to 0.9."""
+    return min(gammas, key=lambda gamma: abs(gamma - 0.9))
+
+
+def _points(ax: Axes, x: Sequence[float], levels: Sequence[Level], color: str, marker: str, **look: Any) -> None:
+    """Plot levels with their intervals. Levels whose norm hardly changes have no meaningful ratio and are left out."""
+    shape: dict[str, Any] = {"ms": 4, "mfc": "w", "mew": 0.9, "zorder": 4} | look
+    for place, level in zip(x, levels, strict=True):
+        if not np.isfinite(level.estimate) or level.undecided.startswith("the norm"):
+            continue
+        if np.isfinite([level.low, level.high]).all():
+            ax.plot([place, place], [level.low, level.high], color=color, lw=1, zorder=3)
+        ax.plot(place, level.estimate, marker, color=color, **shape)
+
+
+def _norm(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Plot ‖W‖² of the first queries, measured and by each law, for minibatches without decay and the first seed."""
+    gamma = _usual(_gammas(table))
+    records = runs[(runs["variant"] == "law") & (runs["record"] == "norm") & (runs["batching"] == "minibatch")]
+    records = records[(records["model"] == MAIN_MODEL) & (records["beta1"] == gamma)]
+    queries = next(weight for weight in records["weight"] if weight.endswith("queries"))
+    records = records[(records["weight"] == queries) & (records["seed"] == records["seed"].min())]
+    ax.plot(records["step"], records["norm_sq"], color="0.75", lw=4, solid_capstyle="butt", zorder=1)
+    for law, (_, color, line, marker) in LAWS.items():
+        look: dict[str, Any] = {"ms": 3, "mfc": "w", "markevery": max(1, len(records) // 5), "zorder": 2}
+        ax.plot(records["step"], records[f"law_{law}"], ls=line, color=color, marker=marker, **look)
+    ax.set(
+        xlabel="step $n$", ylabel=r"$\|W_n\|^2$", xlim=(0, records["step"].max()), title=f"queries, $\\gamma={gamma:g}$"
+    )
+
+
+def _fractions(ax: Axes, shares: pd.DataFrame) -> None:
+    """Plot the growth fractions of both laws against γ for the main model (N3, N4, N8)."""
+    gammas = _gammas(shares)
+    ax.axhspan(0.9, 1.1, color="0.85", lw=0, zorder=0)
+    for law, (_, color, line, marker) in LAWS.items():
+        levels = [growth_level(rows, law, "") for _, rows in by_gamma(of_main_model(shares))]
+        _points(ax, range(len(levels)), levels, color, marker)
+        predicted = np.ones(len(gammas))
+        if law == "paper":  # by the inertial law
+            predicted = (1 - np.array(gammas)) / (1 + np.array(gammas))
+        ax.plot(range(len(gammas)), predicted, ls=line, color=color, lw=1, zorder=2)
+    ax.set(ylabel="growth fraction", title=MAIN_MODEL)
     _log_axis(ax)
     _gamma_axis(ax, gammas)
+
+
+def _coarse(ax: Axes, shares: pd.DataFrame) -> None:
+    """Plot the share of the growth that ⟨W, g/√v⟩ adds against the model (N2)."""
+    models = [model for model in MODEL_MARKERS if model in set(shares["model"])]
+    ax.axhspan(-0.1, 0.1, color="0.85", lw=0, zorder=0)
+    for model, rows in by_model(shares):
+        _points(ax, [models.index(model)], [coarse_level(rows, model)], style.COLORS["measured"], MODEL_MARKERS[model])
+    ax.set_xticks(range(len(models)), models, rotation=30, ha="right", rotation_mode="anchor")
+    ax.set(
+        ylabel="share of growth",
+        title="Assumption 2",
+        xlim=(-0.5, len(models) - 0.5),
+    )
 
 
 def _cosines(ax: Axes, runs: pd.DataFrame) -> None:
-    """Plot the cosines of weights and past gradients against the age of the gradient; random directions give 1."""
-    cosines = runs[(runs["record"] == "cosine") & (runs["lag"] > 0)]
-    scaled = cosines.assign(square=cosines["dimension"] * cosines["cosine"] ** 2)
+    """Plot the cosines of weights and past gradients against the age of the gradient; random directions give 1 (N1)."""
+    cosines = runs[(runs["record"] == "cosine") & (runs["lag"] > 0) & (runs["model"] == MAIN_MODEL)]
+    scaled = cosines.assign(square=cosines["dimension"] * cosines["cosine"].astype(float) ** 2)
     colors = sns.color_palette("viridis", cosines["beta1"].nunique() + 1)
-    for (gamma, some), color, marker in zip(scaled.groupby("beta1"), colors, "os^D" * 9, strict=False):
-        mean = some.groupby("lag")["square"].mean() ** 0.5
-        ax.plot(mean.index, mean, marker=marker, ms=3.5, mfc="w", color=color, label=rf"$\gamma={gamma:g}$")
-    chance = (cosines["dimension"] * cosines["random_cosine"] ** 2).groupby(cosines["lag"]).mean() ** 0.5
-    ax.plot(chance.index, chance, ":", color="0.3", label="random")
-    ax.set(
-        xlabel=r"age of the gradient, $t-\tau$", ylabel=r"$\sqrt{d}\,\cos(W(t),g(\tau))$, r.m.s.", title="Assumption 1"
-    )
+    for (gamma, records), color, marker in zip(scaled.groupby("beta1"), colors, "os^D" * 9, strict=False):
+        mean = records.groupby("lag")["square"].mean() ** 0.5
+        ax.plot(mean.index, mean, marker=marker, ms=3, mfc="w", lw=1, color=color, label=rf"$\gamma={gamma:g}$")
+    ax.axhline(1, color="0.3", ls=":", label="random")
+    ax.set(xlabel="age of gradient", ylabel=r"$\sqrt{d}$ × cosine, r.m.s.", title="Assumption 1")
     _log_axis(ax)
-    ax.set_xscale("log", base=2)
+    ax.set_xscale("log", base=4)
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.legend(loc="lower right", handlelength=1.4, labelspacing=0.25, borderpad=0.1)
+    ax.legend(loc="lower right", handlelength=1.2, labelspacing=0.15, borderpad=0, fontsize=5.5)
 
 
-def _angles(ax: Axes, laws: pd.DataFrame) -> None:
-    """Plot the angle per step over the paper's steady-state value against γ, for runs that have reached the steady state."""
-    gammas = np.sort(laws["beta1"].unique())
-    decayed = laws[laws["angle_paper"].notna()]
-    kept = (1 - decayed["lr"] * decayed["weight_decay"]) ** (2 * decayed["angle_window_start"])
-    steady = decayed[kept <= 0.05]
-    for model, marker in MODEL_MARKERS.items():
-        for batching, fill in (("minibatch", True), ("full", False)):
-            some = steady[(steady["model"] == model) & (steady["batching"] == batching)]
-            x = np.searchsorted(gammas, some["beta1"]) + 0.12 * (0.5 - fill)
-            look: dict[str, Any] = {
-                "ms": 4,
-                "color": "0.15",
-                "mfc": "0.15" if fill else "w",
-                "mew": 0.8,
-                "ls": "",
-                "zorder": 3,
-            }
-            ax.plot(x, some["angle"] / some["angle_paper"], marker, **look)
-    ax.plot(range(len(gammas)), np.ones(len(gammas)), "--", color=style.COLORS["paper"], zorder=1)
-    ax.plot(range(len(gammas)), ((1 - gammas) / (1 + gammas)) ** 0.5, "-", color=style.COLORS["exact"], zorder=2)
+def _path_ratios(ax: Axes, shares: pd.DataFrame) -> None:
+    """Plot the path of the direction over the paper's against γ for the main model (N5)."""
+    gammas = _gammas(shares)
+    ax.axhspan(0.95, 1.05, color="0.85", lw=0, zorder=0)
+    ax.axhline(1, color=style.COLORS["paper"], ls="--", lw=1)
+    levels = [path_level(rows, "") for _, rows in by_gamma(of_main_model(shares))]
+    _points(ax, range(len(levels)), levels, style.COLORS["measured"], MODEL_MARKERS[MAIN_MODEL])
+    ax.set(ylabel="path / paper's path", title="direction")
+    _gamma_axis(ax, gammas)
+
+
+def _steady(ax: Axes, table: pd.DataFrame) -> None:
+    """Plot ‖W‖² and angle per step in the steady state over the predictions of the inertial law against γ (N10)."""
+    runs = table[table["variant"] == "steady"]
+    gammas = _gammas(runs)
+    ax.axhspan(0.9, 1.1, color="0.85", lw=0, zorder=0)
+    norms, angles = zip(*((norm, angle) for _, norm, angle in steady_levels(table)), strict=True)
+    measured, x = style.COLORS["measured"], np.arange(len(gammas))
+    _points(ax, list(x - 0.12), norms, measured, "o")
+    _points(ax, list(x + 0.12), angles, measured, "o", mfc=measured)
+    ratio = runs.groupby("beta1")[["norm_paper", "norm_inertial", "angle_paper", "angle_inertial"]].first()
+    ax.plot(x, np.ones(len(x)), "-", color=style.COLORS["exact"], lw=1)
+    for part in ("norm", "angle"):
+        ax.plot(x, ratio[f"{part}_paper"] / ratio[f"{part}_inertial"], "--", color=style.COLORS["paper"], lw=1)
     handles = [
-        Line2D([], [], ls="--", color=style.COLORS["paper"], label=r"paper: $\sqrt{2\eta\lambda}$"),
-        Line2D(
-            [], [], color=style.COLORS["exact"], label=r"inertial: $\sqrt{2\eta\lambda\,\frac{1-\gamma}{1+\gamma}}$"
-        ),
+        Line2D([], [], ls="", marker="o", ms=3.5, color=measured, mfc=fill, label=label)
+        for fill, label in (("w", r"$\|W\|^2$"), (measured, "angle"))
     ]
-    handles += [
-        Line2D([], [], ls="", marker=marker, ms=3.5, color="0.15", label=model)
-        for model, marker in MODEL_MARKERS.items()
-        if model in set(steady["model"])
-    ]
-    ax.legend(handles=handles, loc="lower left", labelspacing=0.2, handlelength=1.4, borderpad=0.1, fontsize=6)
-    ax.set(ylabel=r"angle per step / $\sqrt{2\eta\lambda}$", title="steady turning", yscale="log")
-    ax.set_ylim(bottom=0.012)
+    ax.legend(handles=handles, loc="upper left", handlelength=0.6, labelspacing=0.15, borderpad=0, fontsize=6)
+    ax.set(ylabel="measured / predicted", title="steady state")
     _log_axis(ax)
     _gamma_axis(ax, gammas)
 
 
-def _shown(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs of the panel with training curves: linear map, minibatches, largest decay and learning rate."""
-    model = "linear" if "linear" in set(pairs["model"]) else pairs["model"].iloc[0]
-    some = pairs[(pairs["model"] == model) & (pairs["batching"] == "minibatch")]
-    return some[(some["weight_decay"] == some["weight_decay"].max()) & (some["lr"] == some["lr"].max())]
-
-
-def _distances(ax: Axes, runs: pd.DataFrame, pairs: pd.DataFrame) -> None:
-    """Plot the distance of the directions from AdamW during training, for γ close to 0.9, as means over seeds."""
-    shown = _shown(pairs)
-    gamma = _usual(shown)
-    chosen = shown.loc[shown["beta1"] == gamma, "run"]
-    records = runs[runs["run"].isin(chosen) & (runs["record"] == "pair") & (runs["step"] > 0)]
-    for name, (_, color, line, marker) in OPPONENTS.items():
+def _distances(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Plot the distance from AdamW during training: linear map, γ close to 0.9, least decay, means over seeds."""
+    shown = table[table["variant"] == "fixed_norm"]
+    model = "linear" if "linear" in set(shown["model"]) else shown["model"].iloc[0]
+    gamma, decay = _usual(_gammas(shown)), shown["weight_decay"].min()
+    chosen = shown[(shown["model"] == model) & (shown["beta1"] == gamma) & (shown["weight_decay"] == decay)]
+    records = runs[runs["run"].isin(chosen["run"]) & (runs["step"] > 0)]
+    for name, (_, color, line, marker) in OPTIMIZERS.items():
         mean = records[records["optimizer"] == name].groupby("step")["direction_distance"].mean()
-        look = {"color": color, "marker": marker, "ms": 3.5, "mfc": "w", "lw": 1, "markevery": max(1, len(mean) // 6)}
+        look = {"color": color, "marker": marker, "ms": 3, "mfc": "w", "lw": 1, "markevery": max(1, len(mean) // 5)}
         ax.plot(mean.index, mean, ls=line, **look)
-    one = shown.iloc[0]
-    ax.set(xlabel="step $n$", xlim=(0, records["step"].max()))
+    ax.set(xlabel="step $n$", xlim=(0, records["step"].max()), ylabel="distance from AdamW")
     _log_axis(ax)
-    ax.set_ylabel(r"$\|\hat W_{\mathrm{fixed}}-\hat W_{\mathrm{AdamW}}\|$")
-    ax.set_title(f"$\\gamma={gamma:g}$, $\\eta={one['lr']:g}$, $\\lambda={one['weight_decay']:g}$")
+    ax.set_title(f"{model}, $\\gamma={gamma:g}$, $\\lambda={decay:g}$")
 
 
-def _over_gamma(ax: Axes, pairs: pd.DataFrame) -> None:
-    """Plot the distance from AdamW over that of Adam against γ.
-
-    Points are medians over the settings and seeds in which weight decay has an effect. Full batches are pale.
-    """
-    felt = pairs[pairs["remembered"] <= 0.05]
-    felt = felt if len(felt) else pairs
-    gammas = np.sort(pairs["beta1"].unique())
-    for name, (_, color, line, marker) in OPPONENTS.items():
-        ratio = (felt[f"direction_{name}"] / felt["direction_adam"]).groupby([felt["batching"], felt["beta1"]]).median()
-        ax.plot(range(len(gammas)), ratio["minibatch"], ls=line, color=color, marker=marker, ms=4, mfc="w", zorder=2)
-        ax.plot(
-            np.arange(len(gammas)) + 0.15, ratio["full"], marker, ms=3.5, color=color, mfc="none", alpha=0.5, zorder=1
-        )
-    ax.set(ylabel="distance / Adam's", title="minibatch (pale: full)")
+def _distance_ratios(ax: Axes, table: pd.DataFrame) -> None:
+    """Plot the distance from AdamW over that of Adam against γ: markers by model, filled for the larger decay (N6, N9)."""
+    levels = list(distance_levels(table))
+    gammas, models = sorted({key[1] for key, *_ in levels}), list(dict.fromkeys(key[0] for key, *_ in levels))
+    decays = sorted({key[2] for key, *_ in levels})
+    width = 0.8 / (len(models) * len(decays))
+    ax.axhspan(0, 1, color="0.9", lw=0, zorder=0)
+    for (model, gamma, decay), *pair in levels:
+        slot = models.index(model) * len(decays) + decays.index(decay)
+        x = gammas.index(gamma) - 0.4 + width * (slot + 0.5)
+        for name, level in zip(("2adam", "2adam_inertial"), pair, strict=True):
+            _, color, *_ = OPTIMIZERS[name]
+            if name == "2adam_inertial" and gamma == 0:  # the same optimizer
+                continue
+            estimate, low, high = np.exp([level.estimate, level.low, level.high])
+            ratio = Level(float(estimate), float(low), float(high))
+            fill = color if decay == decays[-1] else "w"
+            _points(ax, [x], [ratio], color, MODEL_MARKERS[model], ms=3, mfc=fill)
+    ax.set(ylabel="distance / Adam's", title="fixed norms")
     _log_axis(ax)
     _gamma_axis(ax, gammas)
