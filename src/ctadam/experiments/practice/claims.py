@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ctadam.analysis.rules import all_undecided, finite, max_or_inf, mean_over_seeds
 from ctadam.analysis.verdicts import Evidence, Judgement, Level, at_most, below, claim, exact, undecided, within
@@ -30,10 +31,11 @@ def _unless(why: str, levels: Sequence[Level]) -> list[Level]:
     return [replace(level, undecided=level.undecided or why) for level in levels]
 
 
-def _geometric(logarithms: pd.Series, part: str) -> Level:
+def _geometric(logarithms: ArrayLike, part: str) -> Level:
     """Return the geometric mean over seeds of numbers with these logarithms."""
     level = mean_over_seeds(logarithms, part=part)
-    return replace(level, **{name: float(np.exp(getattr(level, name))) for name in ("estimate", "low", "high")})
+    estimate, low, high = (float(np.exp(value)) for value in (level.estimate, level.low, level.high))
+    return replace(level, estimate=estimate, low=low, high=high)
 
 
 @claim(
@@ -56,7 +58,8 @@ def _e1(e: Evidence) -> Judgement:
     length = runs["steps"].max()
     capped = runs[(runs["state_dtype"] == "float64") & (runs["eps"] > 0)]
     plain = runs[runs["eps"] == 0].pivot(index="seed", columns="state_dtype", values="peak")
-    levels, numbers = [], {}
+    levels: list[Level] = []
+    numbers: dict[str, float] = {}
     if capped["eps"].nunique() < 2:
         levels += all_undecided("needs two ε > 0 with float64 state", parts=(PEAKS, UNSEEN))
     else:

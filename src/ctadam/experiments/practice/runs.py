@@ -52,22 +52,16 @@ def _held_back(config: Config) -> pd.DataFrame:
     changes: list[dict[str, Any]] = [clip, decay, {"lr": config.lr * protection.lr_factor}]
     changes += [usual | clip, usual | decay, usual | clip | decay]
     changes += [{"beta1": pair.beta1, "beta2": pair.beta2} for pair in protection.pairs]
-    groups = [
-        (
-            "epsilon",
-            config.seeds,
-            [
-                {"eps": float(eps), "state_dtype": dtype}
-                for dtype, eps in itertools.product(config.state_dtypes, config.eps)
-            ],
-        ),
-        ("protection", config.seeds, [{"precision": precision} for precision in protection.precisions]),
-        ("protection", protection.seeds, changes),
+    states = itertools.product(config.state_dtypes, config.eps)
+    groups: list[tuple[str, list[dict[str, Any]], list[int]]] = [
+        ("epsilon", [{"eps": float(eps), "state_dtype": dtype} for dtype, eps in states], config.seeds),
+        ("protection", [{"precision": precision} for precision in protection.precisions], config.seeds),
+        ("protection", changes, protection.seeds),
     ]
     return pd.DataFrame(
         [
             bare | change | {"variant": variant, "seed": seed}
-            for variant, seeds, group in groups
+            for variant, group, seeds in groups
             for change, seed in itertools.product(group, seeds)
         ]
     )
