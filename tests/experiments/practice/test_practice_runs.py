@@ -50,7 +50,8 @@ def test_every_run_changes_one_thing_or_starts_from_what_is_usual(laptop):
 
 def test_every_interval_has_at_least_five_seeds_that_no_earlier_run_used(laptop):
     runs = practice.grid(laptop)
-    judged = runs[(runs["variant"] != "protection") | (runs["precision"] == "bfloat16")]
+    needed = (runs["eps"] == 0) | (runs["state_dtype"] == "float64")
+    judged = runs[((runs["variant"] != "protection") & needed) | (runs["precision"] == "bfloat16")]
     settings = ["variant", "point", "beta1", "beta2", "eps", "state_dtype", "clip", "weight_decay", "lr", "precision"]
     assert judged.groupby(settings)["seed"].nunique().min() >= 5 and runs["seed"].min() >= 100
     bare = runs[(runs["variant"] == "epsilon") & (runs["eps"] == 0) & (runs["state_dtype"] == "float64")]
@@ -71,7 +72,8 @@ def test_long_runs_read_every_token_at_most_once(laptop):
     corpus, task = practice._learning(laptop, long=True, device=CPU)
     drawn = task.draw(laptop.long.steps, torch.Generator().manual_seed(0))
     assert drawn.shape == (10_000, laptop.long.batch)
-    positions = drawn[..., None] * laptop.long.context + torch.arange(laptop.long.context)
+    context = laptop.long.model.context
+    positions = drawn[..., None] * context + torch.arange(context)
     assert positions.unique().numel() == positions.numel() < len(corpus.train)
     inputs, targets = task.read(drawn)
     assert torch.equal(inputs, corpus.train[positions]) and torch.equal(targets, corpus.train[positions + 1])

@@ -1,6 +1,6 @@
 """Parameters of the practice runs."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -57,15 +57,15 @@ class Protection(Settings):
     precisions: Distinct[Literal["bfloat16"]] = Field(
         description="precision of the forward and backward pass, in place of float32; all seeds (E2)"
     )
-    seeds: Seeds
+    seeds: Annotated[Seeds, Field(description="seeds of the runs that decide no claim")]
 
 
 class Long(Settings):
     """Points of the normal curve for many steps, on text that does not repeat (L1)."""
 
     words: Count = Field(description="words used, from the beginning of the text")
+    model: Transformer
     batch: Sequences
-    context: Count = Field(description="tokens per sequence")
     n_points: CurvePoints
     through: Through = Field(description="the pair that the normal curve goes through")
     points: Several[Integer] = Field(description="which of these points, counted from the stable end")

@@ -1,5 +1,7 @@
 """Predicted growth rates, caps by ε, and ends of the growth by underflow for the runs of `ctadam.experiments.practice.runs`."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -31,7 +33,7 @@ def predict(runs: pd.DataFrame) -> pd.DataFrame:
         ``cap_unseen`` and ``cap`` are NaN for ε = 0 and for pairs that are not unstable by the exact law.
     """
     table = runs[COLUMNS].drop(columns="step").reset_index(drop=True)
-    pair = {name: table[name].to_numpy() for name in ("beta1", "beta2")}
+    pair: dict[str, Any] = {name: table[name].to_numpy() for name in ("beta1", "beta2")}
     table["C"] = stability.stability_coefficient(**pair)
     table["C_exact"] = stability.stability_coefficient(**pair, law="exact")
     table["rate_exact"] = stability.growth_rate(**pair, law="exact")

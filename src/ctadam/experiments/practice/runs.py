@@ -14,7 +14,7 @@ The model is a small language model on word tokens. The table of runs has three 
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,19 +52,21 @@ def _held_back(config: Config) -> pd.DataFrame:
     changes: list[dict[str, Any]] = [clip, decay, {"lr": config.lr * protection.lr_factor}]
     changes += [usual | clip, usual | decay, usual | clip | decay]
     changes += [{"beta1": pair.beta1, "beta2": pair.beta2} for pair in protection.pairs]
-    states = itertools.product(config.state_dtypes, config.eps)
-    groups: list[tuple[str, list[dict[str, Any]], list[int]]] = [
-        ("epsilon", [{"eps": float(eps), "state_dtype": dtype} for dtype, eps in states], config.seeds),
-        ("protection", [{"precision": precision} for precision in protection.precisions], config.seeds),
-        ("protection", changes, protection.seeds),
+    epsilon = [
+        {"eps": float(eps), "state_dtype": dtype} for dtype, eps in itertools.product(config.state_dtypes, config.eps)
     ]
-    return pd.DataFrame(
-        [
-            bare | change | {"variant": variant, "seed": seed}
-            for variant, group, seeds in groups
-            for change, seed in itertools.product(group, seeds)
-        ]
-    )
+    groups: list[tuple[str, list[dict[str, Any]]]] = [
+        ("epsilon", epsilon),
+        ("protection", [{"precision": precision} for precision in protection.precisions] + changes),
+    ]
+    rows = [bare | change | {"variant": variant} for variant, group in groups for change in group]
+    return pd.DataFrame([row | {"seed": seed} for row in rows for seed in _seeds(row, config)])
+
+
+def _seeds(run: Mapping[str, Any], config: Config) -> list[int]:
+    """Return the seeds of a run: all if E1 or E2 need an interval over them, else a few."""
+    capped = run["variant"] == "epsilon" and (run["eps"] == 0 or run["state_dtype"] == "float64")
+    return config.seeds if capped or run["precision"] != "float32" else config.protection.seeds
 
 
 def grid(config: Config) -> pd.DataFrame:
@@ -128,7 +130,7 @@ def run(
         chunk = chunk_size(task, device)
         table = train(group, task=task, device=device, chunk=chunk, progress=progress)
         table["token"] = _tokens(table, task, corpus)
-        context = config.long.context if long else config.model.context
+        context = (config.long if long else config).model.context
         length = table["run"].map(group.set_index("run")["steps"])
         table["text_passes"] = length * task.batch * context / len(corpus.train)
         tables.append(_thinned(table, config.record_every))
@@ -141,17 +143,16 @@ def run(
 
 def _learning(config: Config, *, long: bool, device: torch.device) -> tuple[Corpus, Task]:
     """Return the text and the task of the long runs or of the others."""
-    shape = config.model.model_dump() | ({"context": config.long.context} if long else {})
+    part = config.long if long else config
     corpus = load_corpus(
         config.text.source,
         tokenization="words",
         test_fraction=config.text.test_fraction,
-        context=shape["context"],
+        context=part.model.context,
         limit=config.long.words if long else config.text.words,
     )
-    batch = config.long.batch if long else config.batch
-    tests = {"test_batches": config.test_batches, "test_every": config.test_every}
-    return corpus, language(corpus, **shape, batch=batch, **tests, device=device, once=long)
+    shape, tests = part.model.model_dump(), {"test_batches": config.test_batches, "test_every": config.test_every}
+    return corpus, language(corpus, **shape, batch=part.batch, **tests, device=device, once=long)
 
 
 def _tokens(table: pd.DataFrame, task: Task, corpus: Corpus) -> np.ndarray:
