@@ -89,7 +89,8 @@ def test_recorded_steps_and_summaries(smoke):
         assert len(n) < asked[run] and steps["ratio_exact"].nunique() == 1
         bound = stability.update_bound(**steps[["beta1", "beta2", "step"]], law="exact")
         ratio = (steps["update_max"] / bound).max()
-        assert ratio <= steps["ratio_exact"].iloc[0] <= 1 + 1e-9
+        rounding = 1e-9 if steps["state_dtype"].iloc[0] == "float64" else 1e-6
+        assert ratio <= steps["ratio_exact"].iloc[0] <= 1 + rounding
     assert (runs["text_passes"] > 0).all() and runs.loc[runs["variant"] == "long", "text_passes"].max() < 1
 
 
