@@ -215,7 +215,7 @@ def _unseen(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
 
 def _long(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
     """Draw long runs at points of the normal curve, coloured by C, and growth at the exact rate from step 0."""
-    colors, norm = style.coefficient_scale(min(table["C"].min(), -0.05), max(table["C"].max(), 0.25))
+    colors, norm = style.coefficient_scale(min(table["C"].min(), -0.005), max(table["C"].max(), 0.005))
     limits = np.log10([0.1, 30 * table["peak"].max()])
     length = table["steps"].max()
     ends = []
