@@ -144,7 +144,7 @@ def test_unknown_scale():
 
 
 def test_assignments_say_changes_again():
-    changes = {"practice": {"lr": 0.01, "long": {"steps": 20}, "eps": [0.0, 1e-6], "text": "a file's name.txt"}}
+    changes = {"practice": {"lr": 0.01, "long": {"steps": 20}, "eps": [0.0, 1e-6], "text": {"source": "a file's name.txt"}}}
     resolved = config.resolve("smoke", changes)
     words = config.assignments("smoke", resolved, "practice")
     assert config.parse_assignments(words) == changes
@@ -247,7 +247,7 @@ def test_a_value_of_the_wrong_kind_is_named_with_what_is_allowed(word, message):
         (["growth.through.beta1=0"], "growth.through.beta1: 0 is not allowed (allowed: number in [1e-06, 0.999999]"),
         (["generalization.through.beta2=0.0"], "generalization.through.beta2: 0.0"),
         (["practice.long.through.beta2=0.99999999999"], "practice.long.through.beta2: 0.99999999999"),
-        (["practice.long.of=9"], "practice.long.points.1: 63 is not allowed (allowed: integer below long.of, 9)"),
+        (["practice.long.n_points=9"], "practice.long.points.1: 63 is not allowed (allowed: integer below long.n_points, 9)"),
         (["practice.pair.beta2=0"], "practice.pair.beta2: 0 is not allowed (allowed: number in (0, 1)"),
         (["generalization.level.beta2=0.9995"],
          "generalization.level.beta2: 0.9995 is not allowed (allowed: number below through.beta2, 0.999)"),

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ctadam import KAdam
 from ctadam.artifact import config
 from ctadam.data.text import batches, load_corpus
+from ctadam.errors import ArtifactError
 from ctadam.models.transformer import Transformer
 from ctadam.optim import stage_betas
 from ctadam.training import chunk_size, classification, ensemble, language, train
@@ -504,3 +505,15 @@ def test_invalid_runs_raise(task):
         fit(task, optimizer="nadam", state_dtype="float64")
     with pytest.raises(ValueError, match="none of 'naive'"):
         fit(task, k=2, stages="nonsense")
+
+
+def test_a_task_that_draws_once_repeats_no_window(corpus):
+    once = language(corpus, **SHAPE, batch=BATCH, test_batches=1, test_every=5, device=CPU, once=True)
+    steps = once.examples // BATCH
+    short, long = (once.draw(count, torch.Generator().manual_seed(3)) for count in (7, steps))
+    assert torch.equal(short, long[:7]) and long.unique().numel() == long.numel()
+    inputs, targets = once.read(torch.arange(once.examples))
+    assert torch.equal(inputs.flatten(), corpus.train[: inputs.numel()])
+    assert torch.equal(targets.flatten(), corpus.train[1 : 1 + targets.numel()])
+    with pytest.raises(ArtifactError, match="would repeat some of the"):
+        once.draw(steps + 1, torch.Generator())

@@ -314,8 +314,7 @@ def _train_chunk(
     params = start.clone()
     grad = torch.zeros_like(params, dtype=state_dtype)
     # All batches are drawn beforehand (a few indices per step), so that no step waits for a transfer.
-    indices = [torch.randint(task.examples, (steps, task.batch), generator=order) for _, order in sources]
-    draws = torch.stack(indices, 1).to(device)
+    draws = torch.stack([task.draw(steps, order) for _, order in sources], 1).to(device)
     which = torch.from_numpy(inverse).to(device)
     optimizer = _optimizer(runs, params, state_dtype, steps)
     recorder = _Recorder(

@@ -24,7 +24,7 @@ class Task:
     Attributes:
         build: returns the model, with initial weights drawn from the given CPU generator. The model must have no dropout and no
             running statistics, so that outputs depend on parameters and inputs only.
-        examples: number of examples; a batch is drawn as indices below it, with replacement.
+        examples: number of examples; a batch is drawn as indices below it.
         batch: examples per step.
         read: maps example indices, int64 of shape (..., batch), to ``(inputs, targets)`` of shapes (..., batch, ...), on the
             device of the indices.
@@ -33,6 +33,7 @@ class Task:
         test_every: steps between test losses; the last step always has one.
         score: a second test measure with the arguments of ``loss``, such as the accuracy; or None.
         watch: parameters whose rows belong to tokens, with 0 for tokens of the inputs and 1 for tokens of the targets.
+        once: no example is drawn twice in a run. Otherwise examples are drawn with replacement.
     """
 
     build: Callable[[torch.Generator], nn.Module]
@@ -44,6 +45,21 @@ class Task:
     test_every: int
     score: Callable[[Tensor, Tensor], Tensor] | None = None
     watch: Mapping[str, int] = field(default_factory=dict)
+    once: bool = False
+
+    def draw(self, steps: int, generator: torch.Generator) -> Tensor:
+        """Draw the examples of a run as indices, int64 of shape (steps, batch). A longer run begins with those of a shorter one.
+
+        Raises:
+            ArtifactError: if `once` holds and there are fewer examples than that.
+        """
+        if not self.once:
+            return torch.randint(self.examples, (steps, self.batch), generator=generator)
+        if steps * self.batch > self.examples:
+            raise ArtifactError(
+                f"{steps} steps of {self.batch} examples would repeat some of the {self.examples} examples"
+            )
+        return torch.randperm(self.examples, generator=generator)[: steps * self.batch].view(steps, self.batch)
 
     @property
     def weights(self) -> int:
@@ -67,6 +83,7 @@ def language(
     test_batches: int,
     test_every: int,
     device: torch.device,
+    once: bool = False,
 ) -> Task:
     """Return next-token prediction by a `ctadam.models.transformer.Transformer`; the loss is in nats per token.
 
@@ -80,6 +97,7 @@ def language(
         test_batches: number of batches in the test loss.
         test_every: see `Task`.
         device: where the text is stored.
+        once: the windows do not overlap, and a run reads each at most once.
     """
     stream = batches(corpus.test, batch=batch, context=context, generator=torch.Generator().manual_seed(_TEST_SEED))
     inputs, targets = zip(*(next(stream) for _ in range(test_batches)), strict=True)
@@ -97,14 +115,15 @@ def language(
 
     return Task(
         build=build,
-        examples=len(tokens) - context,
+        examples=(len(tokens) - 1) // context if once else len(tokens) - context,
         batch=batch,
-        read=lambda starts: windows(tokens, starts, context=context),
+        read=lambda indices: windows(tokens, indices * context if once else indices, context=context),
         loss=_next_token_loss,
         test=(torch.stack(inputs).to(device), torch.stack(targets).to(device)),
         test_every=test_every,
         # Each row belongs to one token: as an input, and as a target.
         watch={"embedding.weight": 0, "head.weight": 1},
+        once=once,
     )
 
 

@@ -1,10 +1,11 @@
 """Parameters of the practice runs."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ctadam.experiments.settings import (
+    AtLeast2,
     AtLeast10,
     Count,
     CurvePoints,
@@ -21,14 +22,19 @@ from ctadam.experiments.settings import (
     Sequences,
     Settings,
     Several,
-    Source,
     TestBatches,
     TestEvery,
-    TestFraction,
+    Text,
     Through,
     Transformer,
     conflict,
 )
+
+
+class Words(Text):
+    """The beginning of a text and its split."""
+
+    words: Count = Field(description="words used, from the beginning of the text")
 
 
 class Unstable(Pair):
@@ -42,21 +48,25 @@ class Unstable(Pair):
 
 
 class Protection(Settings):
-    """What else may hold the growth back, one change at a time."""
+    """What else may limit the growth, one change at a time."""
 
     clip: Positive = Field(description="global norm to which the gradient is clipped")
     weight_decay: Positive = Field(description="decoupled weight decay λ")
     lr_factor: Inner = Field(description="factor on the learning rate")
     pairs: Many[Pair] = Field(description="pairs in place of the unstable one")
     precisions: Distinct[Literal["bfloat16"]] = Field(
-        description="precision of the forward and backward pass, in place of float32 (E2)"
+        description="precision of the forward and backward pass, in place of float32; all seeds (E2)"
     )
+    seeds: Annotated[Seeds, Field(description="seeds of the runs that decide no claim")]
 
 
 class Long(Settings):
-    """Points of the normal curve for many steps (L1)."""
+    """Points of the normal curve for many steps, on text that does not repeat (L1)."""
 
-    of: CurvePoints
+    words: Count = Field(description="words used, from the beginning of the text")
+    model: Transformer
+    batch: Sequences
+    n_points: CurvePoints
     through: Through = Field(description="the pair that the normal curve goes through")
     points: Several[Integer] = Field(description="which of these points, counted from the stable end")
     seeds: Seeds
@@ -65,22 +75,21 @@ class Long(Settings):
     @model_validator(mode="after")
     def _points_exist(self) -> Self:
         for i, point in enumerate(self.points):
-            if point >= self.of:
-                conflict(f"points.{i}", point, f"integer below long.of, {self.of}")
+            if point >= self.n_points:
+                conflict(f"points.{i}", point, f"integer below long.n_points, {self.n_points}")
         return self
 
 
 class Config(Experiment):
-    """One unstable pair under what may hold it back, and long runs: claims E1, E2, L1; figure 8."""
+    """One unstable pair with what may limit its growth, and long runs: claims E1, E2, L1; figure 8."""
 
-    text: Source
-    words: Count = Field(description="use the first so many words of the text")
-    test_fraction: TestFraction
+    text: Words
     model: Transformer
     batch: Sequences
     lr: LearningRate
     test_batches: TestBatches
     test_every: TestEvery
+    record_every: AtLeast2 = Field(description="steps between two recorded pairs of successive steps")
     seeds: Seeds
     steps: AtLeast10 = Field(description="steps per run")
     pair: Unstable

@@ -14,7 +14,7 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 
 from ctadam.analysis import style
-from ctadam.analysis.slopes import half_width
+from ctadam.analysis.seeds import over_seeds
 from ctadam.storage.store import read_joined, read_runs
 from ctadam.storage.tables import sort_rows
 from ctadam.theory import stability
@@ -24,8 +24,10 @@ _COLORS = sns.color_palette("colorblind").as_hex()
 EPS = [(_COLORS[0], "o"), (_COLORS[2], "s"), (_COLORS[1], "^"), (_COLORS[4], "D")]
 #: Line style by precision of the state.
 DTYPES = style.Table("experiments/practice/figure.py: DTYPES", {"float64": "-", "float32": ":"})
+#: Name, colour and marker by variant of the growth runs.
 TOKENS = style.Table(
-    "experiments/practice/figure.py: TOKENS", {"words": (_COLORS[0], "o"), "characters": (_COLORS[1], "^")}
+    "experiments/practice/figure.py: TOKENS",
+    {"curve": ("words", _COLORS[0], "o"), "characters": ("characters", _COLORS[1], "^")},
 )
 #: Number of words with the largest update that are labelled.
 NAMED = 4
@@ -117,19 +119,21 @@ def _holders(ax: Axes, steps: pd.DataFrame, run: pd.Series) -> None:
 
 
 def _tokens(ax: Axes, results: str | Path) -> None:
-    """Draw the growth rates with word and with character tokens against C, at the unstable points."""
+    """Draw the growth rates with word and with character tokens against C, at the unstable points, and the paper's rate."""
     table = read_joined(results, "growth")
     low = table.loc[table["variant"] == "characters", "C"].max()
     table = table[table["variant"].isin(["curve", "characters"]) & (table["C"] <= low + 0.02)]
-    TOKENS.require(table["tokens"])
-    for tokens, (color, marker) in TOKENS.items():
-        some = table[table["tokens"] == tokens]
+    TOKENS.require(table["variant"])
+    for variant, (name, color, marker) in TOKENS.items():
+        points = sort_rows(table[table["variant"] == variant], ["C", "seed"]).groupby("C", sort=True)["rate"]
+        mean, low, high = np.array([over_seeds(rates) for _, rates in points]).T
+        # No interval with one seed.
+        halves = [np.where(np.isfinite(end), np.abs(end - mean), 0.0) for end in (low, high)]
         look: dict[str, Any] = {"fmt": marker, "ms": 4, "mfc": "w", "mew": 0.9, "lw": 0.8, "color": color}
-        ax.errorbar(some["C"], some["rate"], half_width(some["rate_se"], some["rate_df"]), label=tokens, **look)
-    exact = sort_rows(table.drop_duplicates("C"), ["C"])
-    ax.plot(
-        exact["C"], exact["rate_exact"], style.LINES["exact"], color=style.COLORS["exact"], zorder=3, label=r"exact law"
-    )
+        ax.errorbar(points.mean().index.to_numpy(), mean, halves, label=name, **look)
+    c = np.array([table["C"].min(), 0.0, table["C"].max()])
+    rate = np.maximum(0.0, -c / 2)
+    ax.plot(c, rate, style.LINES["paper"], color=style.COLORS["paper"], zorder=3, label=r"$|C|/2$ (paper)")
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
     ax.set(xlabel=r"$C(\beta,\gamma)$", ylabel="growth rate per step", title="words and characters")
     ax.legend(loc="lower left")
@@ -211,20 +215,25 @@ def _unseen(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
 
 def _long(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
     """Draw long runs at points of the normal curve, coloured by C, and growth at the exact rate from step 0."""
-    colors, norm = style.coefficient_scale(min(table["C"].min(), -0.05), max(table["C"].max(), 0.25))
+    colors, norm = style.coefficient_scale(min(table["C"].min(), -0.005), max(table["C"].max(), 0.005))
     limits = np.log10([0.1, 30 * table["peak"].max()])
     length = table["steps"].max()
     ends = []
-    for run in _rows(sort_rows(table[table["seed"] == table["seed"].iloc[0]], ["C"], ascending=False)):
-        steps = runs[(runs["run"] == run.run) & np.isfinite(runs["update_max"])]
-        color = colors(norm(run.C))
-        ax.plot(steps["step"], steps["update_max"], lw=0.8, color=color)
-        if run.diverged_at >= 0:
-            ax.plot(steps["step"].iloc[-1], steps["update_max"].iloc[-1], "x", ms=5, mew=1.2, color=color)
-        if run.rate_exact > 0:
-            last = min(length, limits[1] * np.log(10) / run.rate_exact)
-            ax.plot([0, last], [1, np.exp(run.rate_exact * last)], style.LINES["paper"], lw=0.8, color=color)
-        ends.append([np.log10(steps["update_max"].iloc[-1]), f"$C = {run.C:.3f}$", color])
+    for c in sorted(table["C"].unique()):
+        point = sort_rows(table[table["C"] == c], ["seed"])
+        color, last_updates = colors(norm(c)), []
+        for run in _rows(point):
+            steps = runs[(runs["run"] == run.run) & np.isfinite(runs["update_max"])]
+            ax.plot(steps["step"], steps["update_max"], lw=0.5, color=color)
+            last_updates.append(steps["update_max"].iloc[-1])
+            if run.diverged_at >= 0:
+                ax.plot(steps["step"].iloc[-1], last_updates[-1], "x", ms=5, mew=1.2, color=color)
+        rate = point["rate_exact"].iloc[0]
+        if rate > 0:
+            last = min(length, limits[1] * np.log(10) / rate)
+            for ink, width in (("w", 2.2), ("k", 0.9)):
+                ax.plot([0, last], [1, np.exp(rate * last)], style.LINES["paper"], lw=width, color=ink, zorder=3)
+        ends.append([np.log10(np.median(last_updates)), f"$C = {c:.3f}$", color])
     # Label each line at its end, moved up where two labels would overlap.
     below = -np.inf
     for end, name, color in sorted(ends, key=lambda end: end[0]):
@@ -238,8 +247,8 @@ def _long(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
         }
         ax.annotate(name, (1, (below - limits[0]) / (limits[1] - limits[0])), (3, 0), xycoords="axes fraction", **look)
     handles = [
-        Line2D([], [], color="0.3", lw=0.8, label="largest update"),
-        Line2D([], [], color="0.3", lw=0.8, ls=style.LINES["paper"], label="exact rate"),
+        Line2D([], [], color="0.3", lw=0.5, label="largest update, by seed"),
+        Line2D([], [], color="k", lw=0.9, ls=style.LINES["paper"], label="exact rate"),
     ]
     ax.legend(handles=handles, loc="upper left", handlelength=1.4, borderaxespad=0.1)
     ax.set(yscale="log", xlabel="step $n$", ylabel=r"$\|u_n\|_\infty$", title="long runs")
