@@ -144,7 +144,9 @@ def test_unknown_scale():
 
 
 def test_assignments_say_changes_again():
-    changes = {"practice": {"lr": 0.01, "long": {"steps": 20}, "eps": [0.0, 1e-6], "text": {"source": "a file's name.txt"}}}
+    changes = {
+        "practice": {"lr": 0.01, "long": {"steps": 20}, "eps": [0.0, 1e-6], "text": {"source": "a file's name.txt"}}
+    }
     resolved = config.resolve("smoke", changes)
     words = config.assignments("smoke", resolved, "practice")
     assert config.parse_assignments(words) == changes

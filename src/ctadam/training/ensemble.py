@@ -426,3 +426,37 @@ def train(
         constants = pd.DataFrame({name: [value] * len(table) for name, value in run.items()})
         parts.append(pd.concat([constants, table], axis=1))
     return pd.concat(parts, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True)
+
+
+def train_tasks(
+    runs: pd.DataFrame,
+    by: str,
+    prepare: Callable[[Any], tuple[Task, dict[str, str]]],
+    *,
+    device: torch.device,
+    progress: Callable[[int], object],
+    keep: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table,
+) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """Train the runs of several tasks, those of one task together.
+
+    Args:
+        runs: see `train`.
+        by: column that names the task of a run.
+        prepare: function from a value of ``by`` to the task and ``{source: sha256}`` of its data.
+        device: where to train.
+        progress: see `train`.
+        keep: function from the records of a task to those that are kept.
+
+    Returns:
+        ``(table, details)``: the records sorted by run and step, and for the provenance ``data`` and, per task, ``chunks`` (number
+        of runs trained together) and ``weights`` (number of weights of the model).
+    """
+    tables: list[pd.DataFrame] = []
+    details: dict[str, dict[str, Any]] = {"data": {}, "chunks": {}, "weights": {}}
+    for name, group in runs.groupby(by, sort=False):
+        task, data = prepare(name)
+        chunk = chunk_size(task, device)
+        tables.append(keep(train(group, task=task, device=device, chunk=chunk, progress=progress)))
+        details["data"] |= data
+        details["chunks"][str(name)], details["weights"][str(name)] = chunk, task.weights
+    return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True), details

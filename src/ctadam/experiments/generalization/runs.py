@@ -25,7 +25,7 @@ from ctadam.data.text import load_corpus
 from ctadam.experiments.generalization.config import Config, Digits, Language
 from ctadam.models.mlp import MLP
 from ctadam.theory.stability import level_curve, normal_curve_points, stability_coefficient
-from ctadam.training import Task, chunk_size, classification, language, train
+from ctadam.training import Task, classification, language, train_tasks
 
 #: Columns of the raw table, in this order.
 COLUMNS = ["run", "task", "curve", "point", "beta1", "beta2", "lr", "seed", "step", "test_loss", "diverged_at"]
@@ -112,19 +112,12 @@ def run(
         `COLUMNS`; see `grid` and `ctadam.training.train`. ``details`` belongs in the provenance: sha256 of the data, number of
         runs trained together, and number of weights of each model.
     """
-    tables = []
-    details: dict[str, dict[str, Any]] = {"data": {}, "chunks": {}, "weights": {}}
-    for name, group in runs.groupby("task", sort=False):
-        task, data = _text(config.text, device) if name == "text" else _images(config.images, device)
-        details["data"] |= data
-        details["weights"][str(name)] = task.weights
-        details["chunks"][str(name)] = chunk = chunk_size(task, device)
-        table = train(group, task=task, device=device, chunk=chunk, progress=progress)
-        kept = table["test_loss"].notna() | (table["step"] == table["diverged_at"])
-        tables.append(table.loc[kept, COLUMNS].astype({"test_loss": "float32"}))
-    return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True), details
 
+    def prepare(name: str) -> tuple[Task, dict[str, str]]:
+        return _text(config.text, device) if name == "text" else _images(config.images, device)
 
-def cost(runs: pd.DataFrame) -> tuple[int, str]:
-    """Return the amount of work for the progress line, and its unit: the optimizer steps of all runs."""
-    return int(runs["steps"].sum()), "step"
+    def keep(table: pd.DataFrame) -> pd.DataFrame:
+        tested = table["test_loss"].notna() | (table["step"] == table["diverged_at"])
+        return table.loc[tested, COLUMNS].astype({"test_loss": "float32"})
+
+    return train_tasks(runs, "task", prepare, device=device, progress=progress, keep=keep)
