@@ -448,8 +448,8 @@ def train_tasks(
         keep: function from the records of a task to those that are kept.
 
     Returns:
-        ``(table, details)``: the records sorted by run and step, and for the provenance ``data`` and, per task, ``chunks`` (number
-        of runs trained together) and ``weights`` (number of weights of the model).
+        ``(table, details)``: the records sorted by run and step, and for the provenance ``data`` and, per task, ``chunks``
+        (number of runs trained together) and ``weights`` (number of weights of the model).
     """
     tables: list[pd.DataFrame] = []
     details: dict[str, dict[str, Any]] = {"data": {}, "chunks": {}, "weights": {}}
