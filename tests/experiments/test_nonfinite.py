@@ -42,8 +42,11 @@ def diverged(results, experiment, left):
     return runs
 
 
-@pytest.mark.parametrize("left", [np.nan, np.inf])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment, left",
+    # The largest values of `quadratic` are running maxima of finite updates: it never records infinity.
+    [(name, left) for name in EXPERIMENTS for left in (np.nan, np.inf) if (name, left) != ("quadratic", np.inf)],
+)
 def test_runs_that_diverged_at_their_first_step_decide_nothing(root, tmp_path, experiment, left):
     results = root / "results/cached/laptop"
     table = diverged(results, experiment, left)
