@@ -108,21 +108,6 @@ def test_more_values_than_markers_says_where_to_add_more(smoke, tmp_path, monkey
     assert said.startswith(f"ctadam: {file}: {name} has 1 entries, and ") and said.count("\n") == 1
 
 
-def test_figure_2_shows_every_run_and_both_laws(smoke):
-    from ctadam.analysis import style
-    from ctadam.experiments.growth import figure as fig2_stability
-
-    with style.context():
-        picture = fig2_stability.draw(smoke)
-        region, updates, rates, parameters = picture.axes[:4]
-        assert [ax.get_title(loc="left").split()[-1] for ax in (region, updates, rates, parameters)]
-        assert len(updates.lines) == len(parameters.lines) == 8
-        labels = [t.get_text() for t in rates.get_legend().get_texts()]
-        assert [label.split()[0].rstrip(",:") for label in labels] == ["measured", "paper", "exact"]
-        assert all(ax.get_xlabel() and ax.get_ylabel() for ax in (region, updates, rates, parameters))
-        style.close(picture)
-
-
 def test_figure_1_shows_all_weights_equations_and_learning_rates(smoke):
     from ctadam.analysis import style
     from ctadam.experiments.trajectory import figure as fig1_trajectory

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from ctadam.experiments.growth.measure import measure
+from ctadam.experiments.growth.predict import displacement_rate
 from ctadam.theory.stability import prefactor
 
 PAIR = {"beta1": 0.99, "beta2": 0.95}
@@ -28,12 +29,20 @@ def test_rate_is_that_of_the_update_without_its_bias_correction():
     n = np.arange(200)
     row = measure(run(prefactor(**PAIR, step=n) * 5 * np.exp(0.0123 * n))).iloc[0]
     assert row["rate"] == pytest.approx(0.0123, abs=1e-12) and row["held_rate"] == pytest.approx(0.0123, abs=1e-12)
-    assert row["displacement_rate"] == pytest.approx(0.02, abs=1e-12) and row["param_rate"] == pytest.approx(
-        0.01, abs=1e-12
-    )
+    assert row["displacement_rate"] == pytest.approx(0.02, abs=1e-12)
+    assert row["param_rate"] == pytest.approx(0.01, abs=1e-12)
     assert (row["steps"], row["window_start"]) == (200, 120)
-    assert row["peak"] == pytest.approx(5 * prefactor(**PAIR, step=0)) and row["peak_step"] == 0
+    assert row["peak"] == pytest.approx(5 * prefactor(**PAIR, step=0)) and row["peak_unseen"] == 0
     assert row["test_loss"] == 2.0 + 199 and row["held_share"] == 1
+
+
+def test_sizes_that_are_recorded_every_few_steps_give_the_same_slopes():
+    table = run(np.ones(200))
+    recorded = table["step"] % 5 == 4
+    thinned = table.assign(**{name: table[name].where(recorded) for name in ("param_max", "displacement_max")})
+    row = measure(thinned).iloc[0]
+    assert row["displacement_rate"] == pytest.approx(0.02, abs=1e-12)
+    assert row["param_rate"] == pytest.approx(0.01, abs=1e-12)
 
 
 def test_held_rate_ignores_jumps_between_rows():
@@ -45,11 +54,10 @@ def test_held_rate_ignores_jumps_between_rows():
     assert row["held_share"] == pytest.approx(38 / 39)
 
 
-def test_rare_share_counts_rows_unseen_for_one_over_one_minus_beta():
-    n = np.arange(100)  # window: 60 … 99, 1/(1−β) = 20
-    unseen = np.where(n < 80, 25, 19)
-    row = measure(run(np.ones(100), unseen=unseen)).iloc[0]
-    assert row["rare_share"] == pytest.approx(0.5) and row["token_share"] == 1
+def test_held_rate_is_a_median_that_one_gradient_does_not_move():
+    n = np.arange(100)
+    update = prefactor(**PAIR, step=n) * np.exp(0.02 * n) * np.where(n < 80, 1.0, 0.3)
+    assert measure(run(update)).iloc[0]["held_rate"] == pytest.approx(0.02, abs=1e-12)
 
 
 def test_diverged_runs_keep_their_row():
@@ -58,3 +66,25 @@ def test_diverged_runs_keep_their_row():
     table = measure(pd.concat([short, at_once]))
     assert table["diverged_at"].tolist() == [2, 0] and table["steps"].tolist() == [2, 0]
     assert table["peak"].iloc[0] == 1.1 and np.isnan(table["rate"]).all()
+
+
+def test_a_coordinate_without_gradients_moves_at_the_predicted_slope():
+    """Adam's own arithmetic: one gradient of 1, then none."""
+    pair, steps = {"beta1": 0.99, "beta2": 0.957}, 300
+    m, v, theta, moved = 0.0, 0.0, 0.0, []
+    for n in range(steps):
+        g = float(n == 0)
+        m, v = pair["beta1"] * m + (1 - pair["beta1"]) * g, pair["beta2"] * v + (1 - pair["beta2"]) * g
+        theta -= 1e-3 * prefactor(**pair, step=n) * m / np.sqrt(v)
+        moved.append(abs(theta))
+    measured = np.polyfit(np.arange(180, 300), np.log(moved[180:]), 1)[0]
+    assert displacement_rate(**pair, steps=steps) == pytest.approx(measured, rel=1e-9)
+    # The asymptote ln(γ/√β) is not reached.
+    assert measured > 1.05 * np.log(pair["beta1"] / np.sqrt(pair["beta2"])) or measured < 0.95 * np.log(
+        pair["beta1"] / np.sqrt(pair["beta2"])
+    )
+
+
+@pytest.mark.parametrize("betas", [(0.0, 0.9), (0.9, 0.0)])
+def test_no_slope_is_predicted_where_a_beta_is_zero(betas):
+    assert np.isnan(displacement_rate(beta1=betas[0], beta2=betas[1], steps=10))
