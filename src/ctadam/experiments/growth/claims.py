@@ -209,10 +209,10 @@ def onset(c: ArrayLike, rates: ArrayLike) -> NDArray[np.float64]:
         rates: shape (..., n), in the same order.
 
     Returns:
-        Array of shape (...), to a ten-thousandth of the range of C. The smallest C if the rates do not rise.
+        Array of shape (...), to a two-thousandth of the range of C. The smallest C if the rates do not rise.
     """
     c, rates = np.asarray(c, dtype=np.float64), np.asarray(rates, dtype=np.float64)
-    candidates = np.linspace(c.min(), c.max(), 10_001)
+    candidates = np.linspace(c.min(), c.max(), 2_001)
     rise = np.maximum(0.0, candidates[:, None] - c)
     square = (rise**2).sum(axis=1)
     # The best slope for a candidate explains (Σ rise·rate)² / Σ rise² of the sum of squares.

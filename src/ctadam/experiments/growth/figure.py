@@ -59,6 +59,8 @@ def draw(results: str | Path) -> Figure:
         title="largest change of a parameter", ylabel=r"$\|\theta_{n+1}-\theta_0\|_\infty$", xlabel="step $n$"
     )
     _rule(axes[2, 0], table, "peak")
+    _bounds(axes[2, 0], table)
+    axes[2, 0].legend(loc="upper left", fontsize=6)
     axes[2, 0].set(ylabel=r"largest update, $\max_n\|u_n\|_\infty$", title="batch-size rule: updates", yscale="log")
     axes[2, 0].yaxis.minorticks_off()
     _rule(axes[2, 1], table, "test_loss")
@@ -88,16 +90,31 @@ def _region(ax: Axes, table: pd.DataFrame, colors: Colormap, norm: Normalize) ->
         ax.plot(boundary, gammas, style.LINES[law], color=style.COLORS[law], lw=1.6, label=name)
     curve = table[table["variant"] == "curve"].drop_duplicates("point")
     ax.plot(curve["beta2"], curve["beta1"], ".", ms=2.5, color=style.COLORS["curve"], label="normal curve, runs")
-    look: dict[str, Any] = {"ls": "none", "mec": "k", "mew": 0.5, "color": "w", "clip_on": False, "zorder": 4}
-    for i, ((b, g), (offset, side)) in enumerate(zip(USUAL_PAIRS, LABELS, strict=True)):
-        ax.plot(b, g, marker="*", ms=7, label="usual pairs" if i == 0 else None, **look)
-        ax.annotate(f"({b:g}, {g:g})", (b, g), offset, textcoords="offset points", ha=side, fontsize=6)
-    own = table[table["variant"] == "pair"].drop_duplicates(["beta1", "beta2"])
-    own = own[[pair not in USUAL_PAIRS for pair in zip(own["beta2"], own["beta1"], strict=True)]]
-    if len(own):
-        ax.plot(own["beta2"], own["beta1"], marker="D", ms=4, label="further pairs", **look)
+    for i, (pair, (offset, side)) in enumerate(zip(USUAL_PAIRS, LABELS, strict=True)):
+        _mark(ax, pair, *pair, offset, side, label="usual pairs" if i == 0 else None)
+    own = table.loc[table["variant"] == "pair", ["beta2", "beta1"]].drop_duplicates()
+    own = [pair for pair in own.itertuples(index=False, name=None) if pair not in USUAL_PAIRS]
+    for i, pair in enumerate(own):
+        _mark(ax, pair, *pair, (0, 6), "center", label="further pairs" if i == 0 else None)
     ax.set(xlim=(0.9, 1), ylim=(0.82, 1), xlabel=r"$\beta$ (beta2)", ylabel=r"$\gamma$ (beta1)", title="stable region")
     ax.legend(loc="lower left", frameon=True, framealpha=0.85, edgecolor="none", handlelength=1.6, borderpad=0.3)
+
+
+def _mark(
+    ax: Axes,
+    pair: tuple[float, float],
+    x: float,
+    y: float,
+    offset: Any,
+    side: str,
+    label: str | None = None,
+    **text: Any,
+) -> None:
+    """Draw the marker of a pair (β, γ) and write its numbers beside it, ``offset`` points away."""
+    marker, size = ("*", 7) if pair in USUAL_PAIRS else ("D", 4)
+    ax.plot(x, y, marker, ms=size, mec="k", mew=0.5, color="w", clip_on=False, zorder=4, label=label)
+    name = f"({pair[0]:g}, {pair[1]:g})"
+    ax.annotate(name, (x, y), offset, textcoords="offset points", ha=side, fontsize=6, **text)
 
 
 def _series(
@@ -136,15 +153,11 @@ def _rates(ax: Axes, curve: pd.DataFrame, pairs: pd.DataFrame) -> None:
     ax.errorbar(slopes["C"], slopes["mean"], slopes["half"], ms=4.5, color="0.6", label="slope in the window", **look)
     ax.errorbar(held["C"], held["mean"], held["half"], ms=2.5, color=style.COLORS["measured"], label="same row", **look)
     for (beta2, beta1, c), rows in pairs.groupby(["beta2", "beta1", "C"]):
-        rate = float(rows["held_rate"].mean())
-        ax.plot(c, rate, "*", ms=7, mec="k", mew=0.5, color="w", zorder=4)
-        ax.annotate(
-            f"({beta2:g}, {beta1:g})", (c, rate), (0, 6), textcoords="offset points", ha="left", fontsize=5, rotation=60
-        )
+        _mark(ax, (beta2, beta1), c, rows["held_rate"].mean(), (0, 6), "left", rotation=60)
     c = np.sort(curve["C"].unique())
-    exact = curve.drop_duplicates("C").set_index("C").loc[c]
+    laws = curve.drop_duplicates("C").set_index("C").loc[c]
     for law, name in (("paper", r"paper: $\max(0,-C/2)$"), ("exact", r"exact: $\max(0,\ln\gamma/\!\sqrt{\beta})$")):
-        ax.plot(c, exact[f"rate_{law}"], style.LINES[law], color=style.COLORS[law], label=name, zorder=3)
+        ax.plot(c, laws[f"rate_{law}"], style.LINES[law], color=style.COLORS[law], label=name, zorder=3)
     rates = boundary_points(curve)
     if len(rates) and len(rates.columns) == ACROSS:
         onset, low, high = onset_interval(rates.columns.to_numpy(dtype=np.float64), rates)
@@ -153,7 +166,10 @@ def _rates(ax: Axes, curve: pd.DataFrame, pairs: pd.DataFrame) -> None:
         ax.plot(onset, y, "|", ms=7, mew=1.2, color=_COLORS[1], label="onset, 95 % interval", zorder=4)
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
     ax.set(xlabel=r"$C(\beta,\gamma)$", ylabel="growth rate per step", title="rate against $C$")
-    ax.legend(loc="upper right")
+    # Measurements first; matplotlib lists error bars after lines.
+    handles, labels = ax.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda i: labels[i].startswith(("paper", "exact")))
+    ax.legend([handles[i] for i in order], [labels[i] for i in order], loc="upper right")
 
 
 def _rule(ax: Axes, table: pd.DataFrame, column: str) -> None:
@@ -162,44 +178,30 @@ def _rule(ax: Axes, table: pd.DataFrame, column: str) -> None:
     sizes = np.sort(rule["batch_size"].unique())
     styles = style.by_rank("experiments/growth/figure.py: FILLED", FILLED, sorted(rule["eps"].unique()))
     for eps, filled in styles.items():
-        for variant, rows in (("rule", rule), ("floor", floor)):
-            color, marker, name = VARIANTS[variant]
-            rows = rows[rows["eps"] == eps]
-            if variant == "floor":
-                # Its β is the same at all batch sizes at which the rule's is smaller.
-                outside = np.sort(rule.loc[(rule["eps"] == eps) & (rule["C"] < 0), "batch_size"].unique())
-                rows = pd.concat([rows.assign(batch_size=size) for size in outside])
-            shift = 0.97 if filled else 1.03
+        by_rule = rule[rule["eps"] == eps]
+        # The floor gives the same pair at all batch sizes at which the rule's C is negative.
+        outside = by_rule.loc[by_rule["C"] < 0, ["batch_size"]].drop_duplicates()
+        repaired = floor[floor["eps"] == eps].drop(columns="batch_size").merge(outside, how="cross")
+        for (color, marker, name), rows in zip(VARIANTS.values(), (by_rule, repaired), strict=True):
+            # Both values of ε would be drawn over each other.
+            at = rows["batch_size"] * (0.97 if filled else 1.03)
             look: dict[str, Any] = {"ms": 3.5, "mew": 0.8, "color": color, "mfc": color if filled else "w"}
-            ax.plot(rows["batch_size"] * shift, rows[column], marker, label=rf"{name}, $\epsilon$ = {eps:g}", **look)
-            means = (
-                rows.groupby("batch_size")[column].mean()
-                if column == "test_loss"
-                else rows.groupby("batch_size")[column].median()
-            )
-            ax.plot(means.index * shift, means, "-", lw=0.8, color=color, alpha=1.0 if filled else 0.5)
-    if column == "peak":
-        inside = rule[rule["C"] > 0].drop_duplicates("batch_size").sort_values("batch_size")
-        ax.plot(
-            inside["batch_size"],
-            inside["bound_exact"],
-            style.LINES["exact"],
-            color=style.COLORS["exact"],
-            zorder=3,
-            label="exact bound",
-        )
-        if len(floor):
-            outside = sizes[sizes > inside["batch_size"].max()] if len(inside) else sizes
-            bound = floor["bound_paper"].iloc[0]
-            ax.plot(
-                outside,
-                [bound] * len(outside),
-                style.LINES["paper"],
-                color=style.COLORS["paper"],
-                zorder=3,
-                label=r"paper's bound, $C\to 0^+$",
-            )
+            ax.plot(at, rows[column], marker, label=rf"{name}, $\epsilon$ = {eps:g}", **look)
+            middle = rows[column].groupby(at).median()
+            ax.plot(middle.index, middle, "-", lw=0.8, color=color, alpha=1.0 if filled else 0.5)
     ax.set(xscale="log", xlabel="batch size $B$ given to the rule")
     ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
     ax.xaxis.minorticks_off()
-    ax.legend(loc="upper left", fontsize=6)
+
+
+def _bounds(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the exact bound where the recipe's pairs are inside the region, and the paper's for the floor's pair elsewhere."""
+    rule, floor = (table[table["variant"] == name] for name in VARIANTS)
+    inside = rule[rule["C"] > 0].drop_duplicates("batch_size").sort_values("batch_size", kind="stable")
+    outside = np.sort(rule.loc[rule["C"] < 0, "batch_size"].unique())
+    parts: tuple[tuple[stability.Law, Any, Any, str], ...] = (
+        ("exact", inside["batch_size"], inside["bound_exact"], "exact bound"),
+        ("paper", outside, np.full(len(outside), floor["bound_paper"].iloc[0]), r"paper's bound, $C\to 0^+$"),
+    )
+    for law, x, y, name in parts:
+        ax.plot(x, y, style.LINES[law], color=style.COLORS[law], zorder=3, label=name)

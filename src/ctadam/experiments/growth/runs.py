@@ -111,6 +111,7 @@ def run(
             tokenization=str(tokens),
             test_fraction=config.text.test_fraction,
             context=config.model.context,
+            limit=config.words if tokens == "words" else None,
         )
         task = language(
             corpus,
