@@ -40,7 +40,6 @@ def _exact_table():
 
 
 EXACT = _exact_table()
-LONG = (EXACT["variant"] == "curve") & (EXACT["C"] < 0)
 
 
 def made(**columns):

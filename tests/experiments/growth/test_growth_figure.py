@@ -27,7 +27,9 @@ def test_both_laws_are_drawn_over_both_measured_rates(panels):
 
 
 def test_the_rule_is_drawn_at_its_batch_sizes_and_the_floor_where_it_changes_the_pair(panels):
-    for ax in panels[4:]:
+    peaks, losses = panels[4:]
+    for ax in (peaks, losses):
         assert [text.get_text() for text in ax.get_xticklabels()] == ["128", "2048"]
-        drawn = {line.get_label(): line.get_xdata() for line in ax.lines}
-        assert len(drawn["rule, $\\epsilon$ = 1e-15"]) == 2 and len(drawn["with the floor, $\\epsilon$ = 1e-15"]) == 1
+    drawn = {line.get_label(): line.get_xdata() for line in peaks.lines}
+    assert len(drawn["rule, $\\epsilon$ = 1e-15"]) == 2 and len(drawn["with the floor, $\\epsilon$ = 1e-15"]) == 1
+    assert len(losses.containers) == 2  # one per ε

@@ -444,9 +444,10 @@ def _s15(e: Evidence) -> Judgement:
     floor = e.table[e.table["variant"] == "floor"]
     rule = e.table[(e.table["variant"] == "rule") & (e.table["C"] < 0)]
     numbers: dict[str, float] = {}
-    for (size, eps), rows in rule.groupby(["batch_size", "eps"]):
+    for _, rows in rule.groupby(["batch_size", "eps"]):
+        size, eps = int(rows["batch_size"].iloc[0]), float(rows["eps"].iloc[0])
         repaired = floor[floor["eps"] == eps]
-        if not _is_repaired(rule, int(size)):
+        if not _is_repaired(rule, size):
             continue
         name = f"B = {size}, ε = {eps:g}"
         good = finite(repaired, "peak", "test_loss")

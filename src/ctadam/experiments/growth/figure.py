@@ -1,7 +1,6 @@
 """Figure 2: stable region, growth outside it, growth rate against C, and a recipe that leaves the region (claims S1-S6, S11,
 S14, S15)."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,9 @@ def draw(results: str | Path) -> Figure:
     axes[1, 1].set(
         title="largest change of a parameter", ylabel=r"$\|\theta_{n+1}-\theta_0\|_\infty$", xlabel="step $n$"
     )
-    _rule(axes[2, 0], table, "peak")
-    _bounds(axes[2, 0], table)
-    axes[2, 0].legend(loc="upper left", fontsize=6)
-    axes[2, 0].set(ylabel=r"largest update, $\max_n\|u_n\|_\infty$", title="batch-size rule: updates", yscale="log")
-    axes[2, 0].yaxis.minorticks_off()
-    _rule(axes[2, 1], table, "test_loss")
-    axes[2, 1].set(ylabel="test loss (nats per token)", title="batch-size rule: loss")
+    rule, floor = (table[table["variant"] == name] for name in VARIANTS)
+    _peaks(axes[2, 0], rule, floor)
+    _losses(axes[2, 1], rule, floor)
     low, high = norm.vmin or 0.0, norm.vmax or 0.0
     ticks = [low, low / 2, 0, high / 2, high]
     bar = figure.colorbar(ScalarMappable(norm, colors), ax=axes[:2], shrink=0.6, aspect=35, extend="both", ticks=ticks)
@@ -92,9 +87,9 @@ def _region(ax: Axes, table: pd.DataFrame, colors: Colormap, norm: Normalize) ->
     ax.plot(curve["beta2"], curve["beta1"], ".", ms=2.5, color=style.COLORS["curve"], label="normal curve, runs")
     for i, (pair, (offset, side)) in enumerate(zip(USUAL_PAIRS, LABELS, strict=True)):
         _mark(ax, pair, *pair, offset, side, label="usual pairs" if i == 0 else None)
-    own = table.loc[table["variant"] == "pair", ["beta2", "beta1"]].drop_duplicates()
-    own = [pair for pair in own.itertuples(index=False, name=None) if pair not in USUAL_PAIRS]
-    for i, pair in enumerate(own):
+    own = table[table["variant"] == "pair"].drop_duplicates(["beta2", "beta1"])
+    further = [pair for pair in zip(own["beta2"], own["beta1"], strict=True) if pair not in USUAL_PAIRS]
+    for i, pair in enumerate(further):
         _mark(ax, pair, *pair, (0, 6), "center", label="further pairs" if i == 0 else None)
     ax.set(xlim=(0.9, 1), ylim=(0.82, 1), xlabel=r"$\beta$ (beta2)", ylabel=r"$\gamma$ (beta1)", title="stable region")
     ax.legend(loc="lower left", frameon=True, framealpha=0.85, edgecolor="none", handlelength=1.6, borderpad=0.3)
@@ -136,72 +131,96 @@ def _series(
     ax.set_xlim(0, runs.loc[runs["run"].isin(coefficient.index), "step"].max())
 
 
-def _means(table: pd.DataFrame, keys: Sequence[str], column: str) -> pd.DataFrame:
-    """Return mean and half width of the 95 % interval over seeds of a column, 0 where there are too few seeds."""
-    rows = []
-    for key, group in table.groupby(list(keys), sort=True):
-        level = mean_over_seeds(group[column])
-        half = 0.0 if level.undecided else (level.high - level.low) / 2
-        rows.append(dict(zip(keys, key, strict=True)) | {"mean": level.estimate, "half": half})
-    return pd.DataFrame(rows, columns=[*keys, "mean", "half"])
+def _means(table: pd.DataFrame, key: str, column: str) -> pd.DataFrame:
+    """Return mean and half width of the 95 % interval over seeds of a column; the interval is empty with too few seeds."""
+    levels = [(value, mean_over_seeds(rows[column])) for value, rows in table.groupby(key, sort=True)]
+    halves = [np.nan if level.undecided else (level.high - level.low) / 2 for _, level in levels]
+    return pd.DataFrame({key: [x for x, _ in levels], "mean": [y.estimate for _, y in levels], "half": halves})
 
 
 def _rates(ax: Axes, curve: pd.DataFrame, pairs: pd.DataFrame) -> None:
     """Draw both measured growth rates against C, both laws over them, and where a hinge fitted to the held rates leaves 0."""
+    # Further inside, the same row rarely holds the largest update for two steps.
+    repeated = curve[curve.groupby("point")["seed"].transform("nunique") == curve["seed"].nunique()]
+    slopes, held = _means(curve, "C", "rate"), _means(repeated, "C", "held_rate")
     look: dict[str, Any] = {"fmt": "o", "lw": 0.8, "mew": 0.8, "mfc": "none", "zorder": 2}
-    slopes, held = (_means(curve, ["point", "C"], column) for column in ("rate", "held_rate"))
     ax.errorbar(slopes["C"], slopes["mean"], slopes["half"], ms=4.5, color="0.6", label="slope in the window", **look)
     ax.errorbar(held["C"], held["mean"], held["half"], ms=2.5, color=style.COLORS["measured"], label="same row", **look)
-    for (beta2, beta1, c), rows in pairs.groupby(["beta2", "beta1", "C"]):
-        _mark(ax, (beta2, beta1), c, rows["held_rate"].mean(), (0, 6), "left", rotation=60)
-    c = np.sort(curve["C"].unique())
-    laws = curve.drop_duplicates("C").set_index("C").loc[c]
+    for _, rows in pairs.groupby(["beta2", "beta1"]):
+        pair = (float(rows["beta2"].iloc[0]), float(rows["beta1"].iloc[0]))
+        _mark(ax, pair, rows["C"].iloc[0], rows["rate"].mean(), (0, -6), "center", va="top", rotation=90)
+    laws = curve.drop_duplicates("C").sort_values("C", kind="stable")
     for law, name in (("paper", r"paper: $\max(0,-C/2)$"), ("exact", r"exact: $\max(0,\ln\gamma/\!\sqrt{\beta})$")):
-        ax.plot(c, laws[f"rate_{law}"], style.LINES[law], color=style.COLORS[law], label=name, zorder=3)
+        ax.plot(laws["C"], laws[f"rate_{law}"], style.LINES[law], color=style.COLORS[law], label=name, zorder=3)
+    top = float(laws["rate_exact"].max())
     rates = boundary_points(curve)
     if len(rates) and len(rates.columns) == ACROSS:
         onset, low, high = onset_interval(rates.columns.to_numpy(dtype=np.float64), rates)
-        y = -0.08 * curve["rate_exact"].max()
-        ax.plot([low, high], [y, y], "-", lw=2.5, color=_COLORS[1], solid_capstyle="butt", zorder=4)
-        ax.plot(onset, y, "|", ms=7, mew=1.2, color=_COLORS[1], label="onset, 95 % interval", zorder=4)
+        ax.plot([low, high], [-0.1 * top] * 2, "-", lw=2.5, color=_COLORS[1], solid_capstyle="butt", zorder=4)
+        ax.plot(onset, -0.1 * top, "|", ms=7, mew=1.2, color=_COLORS[1], label="onset, 95 % interval", zorder=4)
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
     ax.set(xlabel=r"$C(\beta,\gamma)$", ylabel="growth rate per step", title="rate against $C$")
+    ax.set_ylim(bottom=min(-0.4 * top, ax.get_ylim()[0]))
     # Measurements first; matplotlib lists error bars after lines.
     handles, labels = ax.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda i: labels[i].startswith(("paper", "exact")))
+    order = sorted(range(len(labels)), key=lambda i: ("slo", "sam", "pap", "exa", "ons").index(labels[i][:3]))
     ax.legend([handles[i] for i in order], [labels[i] for i in order], loc="upper right")
 
 
-def _rule(ax: Axes, table: pd.DataFrame, column: str) -> None:
-    """Draw a measurement against the batch size for which the recipe sets β, by the recipe and with the floor."""
-    rule, floor = (table[table["variant"] == name] for name in VARIANTS)
-    sizes = np.sort(rule["batch_size"].unique())
+def _by_eps(rule: pd.DataFrame) -> list[tuple[pd.DataFrame, float, dict[str, Any]]]:
+    """Return for each ε the rule's runs, a factor that keeps markers apart, and their look; the recipe's own ε is filled."""
     styles = style.by_rank("experiments/growth/figure.py: FILLED", FILLED, sorted(rule["eps"].unique()))
-    for eps, filled in styles.items():
-        by_rule = rule[rule["eps"] == eps]
-        # The floor gives the same pair at all batch sizes at which the rule's C is negative.
-        outside = by_rule.loc[by_rule["C"] < 0, ["batch_size"]].drop_duplicates()
-        repaired = floor[floor["eps"] == eps].drop(columns="batch_size").merge(outside, how="cross")
-        for (color, marker, name), rows in zip(VARIANTS.values(), (by_rule, repaired), strict=True):
-            # Both values of ε would be drawn over each other.
-            at = rows["batch_size"] * (0.97 if filled else 1.03)
-            look: dict[str, Any] = {"ms": 3.5, "mew": 0.8, "color": color, "mfc": color if filled else "w"}
-            ax.plot(at, rows[column], marker, label=rf"{name}, $\epsilon$ = {eps:g}", **look)
-            middle = rows[column].groupby(at).median()
-            ax.plot(middle.index, middle, "-", lw=0.8, color=color, alpha=1.0 if filled else 0.5)
+    return [
+        (rule[rule["eps"] == eps], 0.97 if filled else 1.03, {"fillstyle": "full" if filled else "none", "mew": 0.8})
+        for eps, filled in styles.items()
+    ]
+
+
+def _batch_sizes(ax: Axes, rule: pd.DataFrame) -> None:
+    """Label the axis of batch sizes."""
+    sizes = np.sort(rule["batch_size"].unique())
     ax.set(xscale="log", xlabel="batch size $B$ given to the rule")
-    ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    ax.set_xticks(sizes, [f"{size:g}" for size in sizes], rotation=45)
     ax.xaxis.minorticks_off()
+    ax.legend(loc="upper left", fontsize=6)
 
 
-def _bounds(ax: Axes, table: pd.DataFrame) -> None:
-    """Draw the exact bound where the recipe's pairs are inside the region, and the paper's for the floor's pair elsewhere."""
-    rule, floor = (table[table["variant"] == name] for name in VARIANTS)
+def _peaks(ax: Axes, rule: pd.DataFrame, floor: pd.DataFrame) -> None:
+    """Draw the largest update against the batch size, by the recipe and with the floor, and the bounds."""
+    for by_rule, shift, look in _by_eps(rule):
+        # The floor gives the same pair at all batch sizes at which the rule's C is negative.
+        lowered = by_rule.loc[by_rule["C"] < 0, ["batch_size"]].drop_duplicates()
+        repaired = floor[floor["eps"] == by_rule["eps"].iloc[0]].drop(columns="batch_size").merge(lowered, how="cross")
+        for (color, marker, name), rows in zip(VARIANTS.values(), (by_rule, repaired), strict=True):
+            at, label = rows["batch_size"] * shift, rf"{name}, $\epsilon$ = {by_rule['eps'].iloc[0]:g}"
+            ax.plot(at, rows["peak"], marker, ms=3.5, color=color, label=label, **look)
+            middle = rows["peak"].groupby(at).median()
+            ax.plot(middle.index, middle, "-", lw=0.8, color=color)
     inside = rule[rule["C"] > 0].drop_duplicates("batch_size").sort_values("batch_size", kind="stable")
     outside = np.sort(rule.loc[rule["C"] < 0, "batch_size"].unique())
-    parts: tuple[tuple[stability.Law, Any, Any, str], ...] = (
+    bounds: tuple[tuple[stability.Law, Any, Any, str], ...] = (
         ("exact", inside["batch_size"], inside["bound_exact"], "exact bound"),
         ("paper", outside, np.full(len(outside), floor["bound_paper"].iloc[0]), r"paper's bound, $C\to 0^+$"),
     )
-    for law, x, y, name in parts:
+    for law, x, y, name in bounds:
         ax.plot(x, y, style.LINES[law], color=style.COLORS[law], zorder=3, label=name)
+    ax.set(yscale="log", ylabel=r"largest update, $\max_n\|u_n\|_\infty$", title="batch-size rule: updates")
+    ax.yaxis.minorticks_off()
+    _batch_sizes(ax, rule)
+
+
+def _losses(ax: Axes, rule: pd.DataFrame, floor: pd.DataFrame) -> None:
+    """Draw the recipe's test loss minus that with the floor, same seed and ε, against the batch size."""
+    color, marker, _ = VARIANTS["rule"]
+    reference = floor[["seed", "eps", "test_loss"]].rename(columns={"test_loss": "reference"})
+    rule = rule.merge(reference, on=["seed", "eps"])
+    rule["difference"] = rule["test_loss"] - rule["reference"]
+    for rows, shift, look in _by_eps(rule):
+        means = _means(rows, "batch_size", "difference")
+        label = rf"rule, $\epsilon$ = {rows['eps'].iloc[0]:g}"
+        at = means["batch_size"] * shift
+        ax.plot(rows["batch_size"] * shift, rows["difference"], ".", ms=2, color="0.6", zorder=1)
+        ax.errorbar(at, means["mean"], means["half"], fmt=marker, ms=4, lw=0.8, color=color, label=label, **look)
+    ax.axhline(0, color=VARIANTS["floor"][0], lw=1, label="with the floor")
+    ax.set(ylabel="test loss minus the floor's (nats)", title="batch-size rule: loss")
+    _batch_sizes(ax, rule)

@@ -50,7 +50,7 @@ def _measure_run(steps: pd.DataFrame) -> dict[str, Any]:
     fit = slope(n, log_updates)
     with np.errstate(divide="ignore"):
         log_displacement, log_param = np.log(last["displacement_max"]), np.log(last["param_max"])
-    peak, tests = steps.loc[steps["update_max"].idxmax()], steps["test_loss"].dropna()
+    peak, tests = steps.iloc[int(steps["update_max"].to_numpy().argmax())], steps["test_loss"].dropna()
     return {
         "steps": len(steps),
         "window_start": int(n[0]),
