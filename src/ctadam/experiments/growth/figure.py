@@ -160,7 +160,7 @@ def _rates(ax: Axes, curve: pd.DataFrame, pairs: pd.DataFrame) -> None:
         ax.plot(onset, -0.1 * top, "|", ms=7, mew=1.2, color=_COLORS[1], label="onset, 95 % interval", zorder=4)
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
     ax.set(xlabel=r"$C(\beta,\gamma)$", ylabel="growth rate per step", title="rate against $C$")
-    ax.set_ylim(bottom=min(-0.4 * top, ax.get_ylim()[0]))
+    ax.set_ylim(bottom=min(-0.55 * top, ax.get_ylim()[0]))
     # Measurements first; matplotlib lists error bars after lines.
     handles, labels = ax.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: ("slo", "sam", "pap", "exa", "ons").index(labels[i][:3]))
