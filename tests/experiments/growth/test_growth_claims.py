@@ -28,10 +28,10 @@ def _exact_table():
     """Measurements of the laptop runs that agree with the exact law."""
     runs = table_of_runs("growth", LAPTOP)
     table = predict(runs.assign(step=runs["steps"] - 1)[COLUMNS])
-    table = table.merge(runs[["run", "seed", "tokens", "weight_decay", "steps"]])
+    table = table.merge(runs[["run", "seed", "tokenization", "weight_decay", "steps"]])
     table = table.assign(window_start=(table["steps"] * 0.6).astype(int), diverged_at=-1, rate_r_squared=0.999)
     table["rate"] = table["held_rate"] = table["rate_exact"]
-    table.loc[table["tokens"] == "characters", "rate"] -= 0.005
+    table.loc[table["tokenization"] == "characters", "rate"] -= 0.005
     table["displacement_rate"] = table["param_rate"] = table["displacement_rate_exact"]
     table["held_share"] = 0.95
     table["peak"] = np.where(table["C"] >= 0, 0.9 * table["bound_exact"], 1e4)
@@ -98,9 +98,9 @@ def by_seed(table, scale, seed=0):
         ("S6", {"displacement_rate": lambda t: np.where(t["C"] > -0.025, 0, t["displacement_rate_exact"])}, CONTRADICTED),
         ("S6", {"window_start": 490}, INCONCLUSIVE),
         ("S10", {}, REPRODUCED),
-        ("S10", {"rate": lambda t: t["rate"] + 0.01 * (t["tokens"] == "characters")}, CONTRADICTED),
+        ("S10", {"rate": lambda t: t["rate"] + 0.01 * (t["tokenization"] == "characters")}, CONTRADICTED),
         ("S10", {"rate": lambda t: t["rate_exact"]}, CONTRADICTED),
-        ("S10", {"rate": lambda t: t["rate"] + np.where(t["tokens"] == "words", by_seed(t, 0.02), 0)}, INCONCLUSIVE),
+        ("S10", {"rate": lambda t: t["rate"] + np.where(t["tokenization"] == "words", by_seed(t, 0.02), 0)}, INCONCLUSIVE),
         ("S10", {"window_start": 490}, INCONCLUSIVE),
         ("S15", {}, REPRODUCED),
         ("S15", {"peak": lambda t: np.where(t["variant"] == "floor", 1.01 * t["bound_paper"], 1)}, CONTRADICTED),

@@ -66,7 +66,7 @@ def test_a_pair_is_trained_like_the_points(table):
     more = table_of_runs("growth", parameters)
     pair = more[more["variant"] == "pair"]
     assert pair["seed"].tolist() == LAPTOP["seeds"] and set(pair["beta1"]) == {0.97}
-    same = ["lr", "eps", "state_dtype", "steps", "tokens", "weight_decay"]
+    same = ["lr", "eps", "state_dtype", "steps", "tokenization", "weight_decay"]
     assert pair[same].drop_duplicates().iloc[0].equals(more.loc[more["variant"] == "curve", same].iloc[0])
     assert not (table_of_runs("growth", LAPTOP | {"pairs": []})["variant"] == "pair").any()
 

@@ -329,14 +329,14 @@ def _s6(e: Evidence) -> Judgement:
     "tokens, over the same points with C < −0.01; interval over seeds",
     rule="95 % interval above 0",
     target=above(0.0),
-    columns=("rate", "tokens"),
+    columns=("rate", "tokenization"),
     figure="fig8",
 )
 def _s10(e: Evidence) -> Judgement:
     both = pd.concat([_well_outside(_curve(e)), e.table[e.table["variant"] == "characters"]])
     good = finite(both, "rate")
     why, lost = _too_short(_curve(e)), int((~good).sum())
-    rates = both[good].pivot(index=["point", "seed"], columns="tokens", values="rate")
+    rates = both[good].pivot(index=["point", "seed"], columns="tokenization", values="rate")
     if not why and not {"words", "characters"} <= set(rates):
         why = "no run with characters" if "words" in rates else "no finite run"
     if why:

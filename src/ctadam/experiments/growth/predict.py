@@ -1,7 +1,5 @@
 """Predicted growth rates, bounds and caps by ε for the runs of `ctadam.experiments.growth.runs`."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -11,41 +9,39 @@ from ctadam.theory import stability
 COLUMNS = ["run", "variant", "point", "batch_size", "beta1", "beta2", "lr", "eps", "state_dtype", "step"]
 
 
-def predict(points: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+def predict(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the predictions of both laws for each run (see `ctadam.theory.stability`).
 
     Args:
-        points: DataFrame with ``columns``, one row per run; ``step`` is the index of the run's last step.
-        columns: ``step``, and the parameters to copy to the result. They include ``beta1``, ``beta2`` and ``eps``.
+        runs: DataFrame with `COLUMNS`, one row per run; ``step`` is the index of the run's last step.
 
     Returns:
-        DataFrame with one row per run. It has ``columns`` without ``step`` and
+        DataFrame with one row per run. It has `COLUMNS` without ``step`` and
 
         - ``C``, ``C_exact``: stability coefficients of the paper's law and the exact law;
         - ``rate_paper``, ``rate_exact``: growth rates per step;
         - ``bound_paper``, ``bound_exact``: upper bounds on ‖u_n‖_∞ at the last step;
         - ``displacement_rate_exact``: slope of ln ‖θ_n − θ_0‖_∞ over the last 40 % of the steps for a coordinate whose
           gradients stop at the first step;
-        - ``cap_unseen``, ``cap``: steps from the last gradient of a coordinate with √v = 1 to its largest update, and that
-          update relative to the one at the last gradient (`ctadam.theory.stability.epsilon_cap`). Both are NaN for ε = 0
-          and for pairs that are not unstable by the exact law.
+        - ``cap_unseen``: steps from the last gradient of a coordinate with √v = 1 to its largest update
+          (`ctadam.theory.stability.epsilon_cap`); NaN for ε = 0 and for pairs that are not unstable by the exact law.
     """
-    table = points[list(columns)].drop(columns="step")
-    pair = {"beta1": points["beta1"].to_numpy(), "beta2": points["beta2"].to_numpy()}
+    table = runs[COLUMNS].drop(columns="step")
+    pair = {"beta1": runs["beta1"].to_numpy(), "beta2": runs["beta2"].to_numpy()}
     laws: tuple[tuple[stability.Law, str], ...] = (("paper", "C"), ("exact", "C_exact"))
     for law, name in laws:
         table[name] = stability.stability_coefficient(**pair, law=law)
         table[f"rate_{law}"] = stability.growth_rate(**pair, law=law)
-        table[f"bound_{law}"] = stability.update_bound(**pair, step=points["step"].to_numpy(), law=law)
+        table[f"bound_{law}"] = stability.update_bound(**pair, step=runs["step"].to_numpy(), law=law)
     table["displacement_rate_exact"] = [
         displacement_rate(beta1=beta1, beta2=beta2, steps=int(step) + 1)
-        for beta1, beta2, step in points[["beta1", "beta2", "step"]].itertuples(index=False)
+        for beta1, beta2, step in runs[["beta1", "beta2", "step"]].itertuples(index=False)
     ]
-    table["cap_unseen"], table["cap"] = np.nan, np.nan
+    table["cap_unseen"] = np.nan
     capped = (table["eps"] > 0) & (table["C_exact"] < 0)
     if capped.any():
-        columns_of_pair = {name: table.loc[capped, name].to_numpy() for name in ("beta1", "beta2", "eps")}
-        table.loc[capped, "cap_unseen"], table.loc[capped, "cap"] = stability.epsilon_cap(**columns_of_pair)
+        settings = {name: table.loc[capped, name].to_numpy() for name in ("beta1", "beta2", "eps")}
+        table.loc[capped, "cap_unseen"], _ = stability.epsilon_cap(**settings)
     return table
 
 

@@ -46,7 +46,7 @@ def grid(config: Config) -> pd.DataFrame:
         - ``point``: index along the normal curve, counted from its stable end; −1 for pairs off the curve;
         - ``batch_size``: batch size for which the recipe sets β; 0 for the other variants, and for ``floor``, where β is
           the same for all batch sizes;
-        - ``tokens``: tokenization, ``"words"`` or ``"characters"``.
+        - ``tokenization``: ``"words"`` or ``"characters"``.
     """
     beta1, beta2 = normal_curve_points(count=config.n_points, through=config.through.model_dump())
     points = pd.DataFrame({"point": range(len(beta1)), "beta1": beta1, "beta2": beta2})
@@ -64,7 +64,7 @@ def grid(config: Config) -> pd.DataFrame:
         ]
     ).assign(batch_size=0, eps=0.0, state_dtype="float64", steps=config.steps)
     table = pd.concat([plain, _rule(config)], ignore_index=True)
-    table["tokens"] = np.where(table["variant"] == "characters", "characters", "words")
+    table["tokenization"] = np.where(table["variant"] == "characters", "characters", "words")
     table = table.assign(lr=config.lr, weight_decay=config.weight_decay)
     table.insert(0, "run", range(len(table)))
     return table
@@ -105,13 +105,13 @@ def run(
     """
     tables: list[pd.DataFrame] = []
     details: dict[str, Any] = {"data": {}, "chunks": {}, "weights": {}}
-    for tokens, group in runs.groupby("tokens", sort=False):
+    for tokenization, group in runs.groupby("tokenization", sort=False):
         corpus = load_corpus(
             config.text.source,
-            tokenization=str(tokens),
+            tokenization=str(tokenization),
             test_fraction=config.text.test_fraction,
             context=config.model.context,
-            limit=config.words if tokens == "words" else None,
+            limit=config.words if tokenization == "words" else None,
         )
         task = language(
             corpus,
@@ -122,8 +122,8 @@ def run(
             device=device,
         )
         chunk = chunk_size(task, device)
-        details["data"][config.text.source], details["chunks"][tokens] = corpus.sha256, chunk
-        details["weights"][tokens] = task.weights
+        details["data"][config.text.source], details["chunks"][tokenization] = corpus.sha256, chunk
+        details["weights"][tokenization] = task.weights
         tables.append(train(group, task=task, device=device, chunk=chunk, progress=progress))
     table = pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True)
     return _thinned(table, config.record_every), details
