@@ -94,6 +94,7 @@ def test_a_missing_colour_marker_or_name_says_where_to_add_it(smoke, tmp_path, m
 @pytest.mark.parametrize(
     "figure, file, name",
     [
+        ("fig2", "experiments/growth/figure.py", "FILLED"),
         ("fig3", "experiments/generalization/figure.py", "USUAL"),
         ("fig3", "experiments/generalization/figure.py", "LEVELS"),
         ("fig6", "experiments/quadratic/figure.py", "LOOKS"),

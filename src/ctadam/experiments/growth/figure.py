@@ -24,11 +24,8 @@ _COLORS = sns.color_palette("colorblind").as_hex()
 #: Offset in points and horizontal alignment of the labels of the usual pairs.
 LABELS = [((0, -9), "right"), ((-6, -2), "right"), ((0, 6), "center"), ((0, 6), "center")]
 #: Colour, marker and name of the runs with a batch-size rule, by variant.
-VARIANTS = style.Table(
-    "experiments/growth/figure.py: VARIANTS",
-    {"rule": (_COLORS[4], "o", "rule"), "floor": (_COLORS[2], "s", "with the floor")},
-)
-#: Face colour by rank of ε: the recipe's own is filled.
+VARIANTS = {"rule": (_COLORS[4], "o", "rule"), "floor": (_COLORS[2], "s", "with the floor")}
+#: Whether markers are filled, by rank of ε.
 FILLED = (True, False)
 
 
