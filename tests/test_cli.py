@@ -219,8 +219,8 @@ def test_a_code_table_that_lacks_an_entry_is_named(results, monkeypatch, capsys)
         (["run", "growth", "--scale", "smoke", "--set", "growth.lr=-1"], "growth.lr: -1 is not allowed"),
         (["run", "growth", "--scale", "smoke", "--set", "growth.lr"], "'growth.lr' is not KEY=VALUE"),
         (["run", "growth", "--scale", "smoke", "--device", "nonsense"], "device 'nonsense' cannot be used here"),
-        (["run", "growth", "--scale", "smoke", "--set", "growth.text=no/such.txt"], "cannot read the text 'no/such.txt'"),
-        (["run", "growth", "--scale", "smoke", "--shard", "99/99"], "there are only 9 runs"),
+        (["run", "growth", "--scale", "smoke", "--set", "growth.text.source=no/such.txt"], "cannot read the text 'no/such.txt'"),
+        (["run", "growth", "--scale", "smoke", "--shard", "99/99"], "there are only 14 runs"),
         (["run", "growth", "--scale", "cifar_subset"], "the scale cifar_subset has no growth (it has baselines, k_sweep)"),
         (["run", "k_sweep", "--scale", "smoke", "--set", "k_sweep.ks=[1, 3]"], "k_sweep.ks: [1, 3] lacks 1 or 2"),
         (["run", "k_sweep", "--scale", "smoke", "--set", "k_sweep.images.source=no/such"], "no images in 'no/such'"),
@@ -364,7 +364,7 @@ def test_config_lists_every_parameter_with_its_value_bounds_and_meaning(capsys):
 def test_config_shows_the_values_of_one_experiment_at_a_scale(capsys):
     assert cli.main(["config", "growth", "--scale", "smoke"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "growth.points  8  integer in [1, inf)  points equally spaced along the normal curve" in [
+    assert "growth.n_points  8  integer in [1, inf)  points equally spaced along the normal curve" in [
         re.sub(" {2,}", "  ", line) for line in lines
     ]
     assert len({line.index("number in (") for line in lines if "  number in (" in line}) == 1  # aligned

@@ -146,7 +146,7 @@ def test_the_closure_of_the_runs_is_all_that_they_need(root, tmp_path):
             # A package's other names come from modules that are not needed.
             text = "\n".join(line for line in text.splitlines() if "kadam import" not in line)
         target.write_text(text, encoding="utf-8")
-    program = "import ctadam.experiments.growth.runs as module; module.run, module.points"
+    program = "import ctadam.experiments.growth.runs as module; module.run, module.grid"
     done = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
     )

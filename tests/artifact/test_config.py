@@ -223,7 +223,7 @@ def test_every_number_must_be_finite_and_of_its_kind(experiment):
         ('growth.lr="0.01"', "growth.lr: '0.01' is not allowed (allowed: number in (0, inf); "
          "this is text: write 0.01 without quotes)"),
         ("growth.lr=1e-3", "YAML reads this as text: write 1.0e-3, not 1e-3"),
-        ("growth.text=123", "growth.text: 123 is not allowed (allowed: text)"),
+        ("growth.text.source=123", "growth.text.source: 123 is not allowed (allowed: text)"),
         ("growth.seeds=[3, 3]", "growth.seeds: [3, 3] is not allowed (allowed: a list of at least 1: "
          "each integer in [0, inf); no two equal)"),
         ("trajectory.mlp.substeps=[2]", "allowed: a list of 2: each integer in [2, inf), a multiple of 2)"),
@@ -273,7 +273,7 @@ def test_values_that_do_not_go_together_are_refused(words, message):
         ["growth.model.heads=4"],
         ["growth.model={width: 9, heads: 3}"],
         ["growth.lr=1", "growth.weight_decay=0"],  # a float may be written as an integer
-        ["growth.text='null'"],
+        ["growth.text.source='null'"],
         ["growth.through.beta1=0.000001"],
         ["practice.pair={beta1: 0, beta2: 0}"],
         ["trajectory.relabel={lr: 1.0, p: [1000]}"],
@@ -387,14 +387,21 @@ def snakemake(root, *words):
 def test_snakemake_passes_text_on_as_text_and_numbers_as_numbers(root, tmp_path):
     """From a file and from the command line, which overrules it; Snakemake's own parser would drop the quotes."""
     mine = tmp_path / "mine.yaml"
-    mine.write_text("scale: smoke\ngrowth: {text: 'null', batch: 6, lr: 0.5}\n")
+    mine.write_text("scale: smoke\ngrowth: {text: {source: 'null'}, batch: 6, lr: 0.5}\n")
     status, output = snakemake(
-        root, "--configfile", str(mine), "--config", "device=cpu", "growth={lr: 0.25, text: '123', model: {heads: 4}}"
+        root,
+        "--configfile",
+        str(mine),
+        "--config",
+        "device=cpu",
+        "growth={lr: 0.25, text: {source: '123'}, model: {heads: 4}}",
     )
     assert status == 0, output
     command = shlex.split(re.search(r"python -m ctadam .* run growth .*", output)[0])
     words = [word for flag, word in itertools.pairwise(command) if flag == "--set"]
-    assert config.parse_assignments(words) == {"growth": {"text": "123", "batch": 6, "lr": 0.25, "model": {"heads": 4}}}
+    assert config.parse_assignments(words) == {
+        "growth": {"text": {"source": "123"}, "batch": 6, "lr": 0.25, "model": {"heads": 4}}
+    }
     assert command[command.index("--device") + 1] == "cpu"
 
 

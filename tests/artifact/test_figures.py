@@ -94,6 +94,7 @@ def test_a_missing_colour_marker_or_name_says_where_to_add_it(smoke, tmp_path, m
 @pytest.mark.parametrize(
     "figure, file, name",
     [
+        ("fig2", "experiments/growth/figure.py", "FILLED"),
         ("fig6", "experiments/quadratic/figure.py", "LOOKS"),
         ("fig8", "experiments/practice/figure.py", "EPS"),
     ],
@@ -104,21 +105,6 @@ def test_more_values_than_markers_says_where_to_add_more(smoke, tmp_path, monkey
     assert cli.main(["draw", figure, str(smoke), "--out", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"ctadam: {file}: {name} has 1 entries, and ") and said.count("\n") == 1
-
-
-def test_figure_2_shows_every_run_and_both_laws(smoke):
-    from ctadam.analysis import style
-    from ctadam.experiments.growth import figure as fig2_stability
-
-    with style.context():
-        picture = fig2_stability.draw(smoke)
-        region, updates, rates, parameters = picture.axes[:4]
-        assert [ax.get_title(loc="left").split()[-1] for ax in (region, updates, rates, parameters)]
-        assert len(updates.lines) == len(parameters.lines) == 8
-        labels = [t.get_text() for t in rates.get_legend().get_texts()]
-        assert [label.split()[0].rstrip(",:") for label in labels] == ["measured", "paper", "exact"]
-        assert all(ax.get_xlabel() and ax.get_ylabel() for ax in (region, updates, rates, parameters))
-        style.close(picture)
 
 
 def test_figure_1_shows_all_weights_equations_and_learning_rates(smoke):

@@ -76,7 +76,7 @@ def test_a_run_killed_twenty_times_loses_at_most_one_shard_and_ends_in_the_same_
     # A short text: reading the long one again for every shard would be most of this test.
     text = tmp_path / "text.txt"
     text.write_text(" ".join(f"word{rng.randrange(200)}" for _ in range(5000)))
-    words = ["run", name, *WORDS, "--set", f"growth.text={text}", "--out"]
+    words = ["run", name, *WORDS, "--set", f"growth.text.source={text}", "--out"]
     assert launch(*words, str(tmp_path / "first")) == "0"  # also warms up
     began = time.monotonic()
     assert launch(*words, str(tmp_path / "undisturbed")) == "0"
@@ -172,7 +172,7 @@ def test_a_shard_runs_alone_with_what_a_gpu_machine_has(root, tmp_path):
         "sys.meta_path.insert(0, Absent())\n"
         "from ctadam.cli import main\n"
         f"sys.exit(main(['run', 'growth', '--scale', 'smoke', '--shard', '2/40', '--device', 'cpu', '--out', {str(tmp_path)!r},\n"
-        f"    '--set', 'growth.text={text}', '--set', 'growth.steps=10']))\n"
+        f"    '--set', 'growth.text.source={text}', '--set', 'growth.steps=10']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
