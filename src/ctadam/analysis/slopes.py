@@ -1,10 +1,14 @@
-"""Slopes of time series with intervals that account for autocorrelated residuals."""
+"""Growth of the largest update, and slopes of time series with errors that account for autocorrelated residuals."""
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
+
+# Not a prediction: the bias correction is part of the update's definition, and the claims are about the other factor.
+from ctadam.optim import prefactor
 
 #: Residuals below this size are rounding errors. If an update grows by the same factor at every step, they are about 1e-15
 #: and their signs depend on the processor's logarithm. In all other shipped runs the residuals are much larger.
@@ -54,3 +58,27 @@ def half_width(se: Any, df: Any, level: float = 0.95) -> Any:
         level: confidence level.
     """
     return stats.t.ppf((1 + level) / 2, df) * se
+
+
+def held(steps: pd.DataFrame) -> pd.Series:
+    """Return whether the largest update of each step is in the same row as that of the step before.
+
+    Where another row takes over, the maximum jumps, which is no growth.
+
+    Args:
+        steps: consecutive recorded steps of one run, with ``step``, ``update_tensor`` and ``update_row``. If the step before is
+            not recorded, the result is False.
+    """
+    rows = steps[["update_tensor", "update_row"]]
+    return (rows == rows.shift()).all(axis=1) & (steps["step"].diff() == 1)
+
+
+def log_update(steps: pd.DataFrame) -> pd.Series:
+    """Return ln(‖u_n‖_∞ / bias correction) of the steps of one run; −inf where the update is 0.
+
+    Args:
+        steps: steps of one run, with ``beta1``, ``beta2``, ``step`` and ``update_max``.
+    """
+    pair = {name: steps[name].iloc[0] for name in ("beta1", "beta2")}
+    with np.errstate(divide="ignore"):
+        return pd.Series(np.log(steps["update_max"] / prefactor(**pair, step=steps["step"].to_numpy())))

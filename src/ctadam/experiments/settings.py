@@ -179,6 +179,12 @@ class Text(Settings):
     test_fraction: TestFraction
 
 
+class Words(Text):
+    """The beginning of a text and its split."""
+
+    words: Count = Field(description="words used, from the beginning of the text; characters come from all of it")
+
+
 class Images(Settings):
     """An image data set and its split."""
 

@@ -22,10 +22,10 @@ from ctadam.experiments.settings import (
     Several,
     TestBatches,
     TestEvery,
-    Text,
     Through,
     Transformer,
     WeightDecay,
+    Words,
     conflict,
 )
 
@@ -57,8 +57,7 @@ class BatchRule(Settings):
 class Config(Experiment):
     """Stable region and exponential growth (paper, section 3): claims S1-S6, S10, S11, S14, S15; figures 2 and 8."""
 
-    text: Text
-    words: Count = Field(description="use the first so many words of the text; characters come from all of it")
+    text: Words
     model: Transformer
     batch: Sequences
     lr: LearningRate

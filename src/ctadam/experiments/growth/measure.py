@@ -5,11 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ctadam.analysis.slopes import slope
+from ctadam.analysis.slopes import held, log_update, slope
 from ctadam.storage.tables import sort_rows
-
-# Not a prediction: the bias correction is part of the update's definition, and the claims are about the other factor.
-from ctadam.theory.stability import prefactor
 
 #: Final fraction of a run's steps over which slopes and held rates are computed.
 WINDOW = 0.4
@@ -19,22 +16,6 @@ KEYS = ["run", "variant", "point", "tokenization", "beta1", "beta2", "eps", "sta
 #: Measured columns, in the order of the table.
 _MEASURED = ["steps", "window_start", "rate", "rate_r_squared", "held_rate", "held_share"]
 _MEASURED += ["displacement_rate", "param_rate", "peak", "test_loss", "diverged_at"]
-
-
-def held(steps: pd.DataFrame) -> pd.Series:
-    """Return whether each step's largest update is in the same row as that of the step before.
-
-    Where another row takes over, the maximum jumps, which is no growth.
-    """
-    rows = steps[["update_tensor", "update_row"]]
-    return (rows == rows.shift()).all(axis=1)
-
-
-def log_update(steps: pd.DataFrame) -> pd.Series:
-    """Return ln(‖u_n‖_∞ / bias correction) of the steps of one run; −inf where the update is 0."""
-    correction = prefactor(beta1=steps["beta1"].iloc[0], beta2=steps["beta2"].iloc[0], step=steps["step"].to_numpy())
-    with np.errstate(divide="ignore"):
-        return pd.Series(np.log(steps["update_max"] / correction))
 
 
 def _measure_run(steps: pd.DataFrame) -> dict[str, Any]:

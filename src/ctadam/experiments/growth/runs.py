@@ -28,7 +28,7 @@ import torch
 from ctadam.data.text import load_corpus
 from ctadam.experiments.growth.config import Config
 from ctadam.theory.stability import boundary_beta2, normal_curve_points, stability_coefficient
-from ctadam.training import chunk_size, language, train
+from ctadam.training import Task, language, train_tasks
 
 #: Columns of the raw table that no claim or figure reads.
 _UNUSED = ["param_norm", "train_loss"]
@@ -103,15 +103,14 @@ def run(
         steps. ``details`` goes into the provenance: the sha256 of the text, and per tokenization the number of runs
         trained together and the number of weights of the model.
     """
-    tables: list[pd.DataFrame] = []
-    details: dict[str, Any] = {"data": {}, "chunks": {}, "weights": {}}
-    for tokenization, group in runs.groupby("tokenization", sort=False):
+
+    def prepare(tokenization: str) -> tuple[Task, dict[str, str]]:
         corpus = load_corpus(
             config.text.source,
-            tokenization=str(tokenization),
+            tokenization=tokenization,
             test_fraction=config.text.test_fraction,
             context=config.model.context,
-            limit=config.words if tokenization == "words" else None,
+            limit=config.text.words if tokenization == "words" else None,
         )
         task = language(
             corpus,
@@ -121,12 +120,12 @@ def run(
             test_every=config.test_every,
             device=device,
         )
-        chunk = chunk_size(task, device)
-        details["data"][config.text.source], details["chunks"][tokenization] = corpus.sha256, chunk
-        details["weights"][tokenization] = task.weights
-        tables.append(train(group, task=task, device=device, chunk=chunk, progress=progress))
-    table = pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True)
-    return _thinned(table, config.record_every), details
+        return task, {config.text.source: corpus.sha256}
+
+    def keep(table: pd.DataFrame) -> pd.DataFrame:
+        return _thinned(table, config.record_every)
+
+    return train_tasks(runs, "tokenization", prepare, device=device, progress=progress, keep=keep)
 
 
 def _thinned(table: pd.DataFrame, every: int) -> pd.DataFrame:
@@ -135,8 +134,3 @@ def _thinned(table: pd.DataFrame, every: int) -> pd.DataFrame:
     recorded = (table["step"] + 1) % every == 0
     sizes = {name: table[name].where(recorded).astype(np.float32) for name in _THINNED}
     return table.drop(columns=_UNUSED).assign(**sizes)
-
-
-def cost(runs: pd.DataFrame) -> tuple[int, str]:
-    """Return the amount of work in these runs and its unit, for the progress line; here optimizer steps."""
-    return int(runs["steps"].sum()), "step"

@@ -24,17 +24,11 @@ from ctadam.experiments.settings import (
     Several,
     TestBatches,
     TestEvery,
-    Text,
     Through,
     Transformer,
+    Words,
     conflict,
 )
-
-
-class Words(Text):
-    """The beginning of a text and its split."""
-
-    words: Count = Field(description="words used, from the beginning of the text")
 
 
 class Unstable(Pair):

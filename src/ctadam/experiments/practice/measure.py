@@ -5,11 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ctadam.analysis.slopes import slope
+from ctadam.analysis.slopes import held, log_update, slope
 from ctadam.storage.tables import sort_rows
-
-# Not a prediction: the bias correction is part of the update's definition, and the claims are about the other factor.
-from ctadam.theory.stability import prefactor
 
 #: Final fraction of a run's steps over which held rates are computed.
 WINDOW = 0.4
@@ -22,12 +19,6 @@ _SUMMARIES = ["ratio_paper", "ratio_exact", "train_loss_max", "text_passes"]
 _MEASURED = ["steps", "held_rate", "held_share", "unseen_rate", "longest_unseen", "peak", "peak_unseen", "test_loss"]
 
 
-def _log_update(steps: pd.DataFrame) -> pd.Series:
-    """Return ln(‖u_n‖_∞ / bias correction) of recorded steps; −inf where the update is 0."""
-    with np.errstate(divide="ignore"):
-        return pd.Series(np.log(steps["update_max"] / prefactor(**steps[["beta1", "beta2", "step"]])))
-
-
 def _measure_run(steps: pd.DataFrame) -> dict[str, Any]:
     """Return the measurements of one run, by column."""
     first = steps.iloc[0]
@@ -36,19 +27,17 @@ def _measure_run(steps: pd.DataFrame) -> dict[str, Any]:
     if steps.empty:
         # Keep all columns, so that the claims can judge a table that contains only such runs.
         return dict.fromkeys(_MEASURED, np.nan) | {"steps": 0} | row
-    update, count = _log_update(steps), int(steps["step"].iloc[-1]) + 1
-    # One-step growth is known where the step before is recorded too. Where another row takes over, the maximum jumps.
-    same = (steps[["update_tensor", "update_row"]] == steps[["update_tensor", "update_row"]].shift()).all(axis=1)
+    update, count = log_update(steps), int(steps["step"].iloc[-1]) + 1
     known = (steps["step"].diff() == 1) & (steps["step"] >= int(count * (1 - WINDOW)))
-    held = known & same
+    same_row = held(steps) & known
     unseen = steps["unseen"] >= 1 / (1 - steps["beta2"])
     at: Any = steps["update_max"].idxmax()
     peak_unseen = steps.loc[at, "unseen"]
     tests = steps["test_loss"].dropna()
     return row | {
         "steps": count,
-        "held_rate": update.diff()[held].median(),
-        "held_share": held.sum() / known.sum() if known.any() else np.nan,
+        "held_rate": update.diff()[same_row].median(),
+        "held_share": same_row.sum() / known.sum() if known.any() else np.nan,
         "unseen_rate": slope(steps.loc[unseen, "unseen"], update[unseen])["slope"],
         "longest_unseen": steps["unseen"].max(),
         "peak": steps.loc[at, "update_max"],

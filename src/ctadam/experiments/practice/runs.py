@@ -175,8 +175,3 @@ def _thinned(table: pd.DataFrame, every: int) -> pd.DataFrame:
     peak = table.index.isin(good.groupby("run")["update_max"].idxmax())
     recorded = (table["step"] % every < 2) | peak | last | table["test_loss"].notna()
     return table[recorded].drop(columns=_UNUSED)
-
-
-def cost(runs: pd.DataFrame) -> tuple[int, str]:
-    """Return the amount of work in these runs and its unit, for the progress line; here optimizer steps."""
-    return int(runs["steps"].sum()), "step"

@@ -507,8 +507,3 @@ def run(
     table = table.astype(dict.fromkeys((name for name in RECORDS if name not in texts), "float32"))
     order = ["run", "record", "step"]
     return table.sort_values(order, kind="stable", ignore_index=True), {"data": data, "weights": weights}
-
-
-def cost(runs: pd.DataFrame) -> tuple[int, str]:
-    """Return the amount of work for the progress line, and its unit: the optimizer steps of all runs."""
-    return int(runs["steps"].sum()), "step"
