@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -166,12 +167,12 @@ def _ratio(level: Level) -> Level:
 )
 def _t5(e: Evidence) -> Judgement:
     runs = _log_errors(e.table)
-    keys = ["model", "lr", "kernel", "seed", "order"]
-    errors = runs.set_index(keys)["ln_error"].unstack("order").reindex(columns=list(ORDERS))
-    ratios = errors[1] - errors[2]
+    errors = runs.set_index(["model", "lr", "kernel", "seed", "order"])["ln_error"].unstack("order")
+    errors = errors.reindex(columns=list(ORDERS))
+    groups: Any = (errors[1] - errors[2]).groupby(level=["model", "lr", "kernel"])
     levels = [
         _ratio(mean_over_seeds(values, f"{MODELS[model]}, η = {lr:g}, {KERNELS[kernel]}"))
-        for (model, lr, kernel), values in ratios.groupby(level=keys[:3])
+        for (model, lr, kernel), values in groups
     ]
     return Judgement(levels or [undecided(SHORT)], _solver_numbers(runs))
 
@@ -194,16 +195,17 @@ def crossings(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     flows = _solved(table)
     paths = runs[(runs["variant"] == "discrete") & (runs["step"] >= START) & (runs["step"] % _every(runs) == 0)]
     keys = ["model", "lr", "weight_decay", "seed"]
+    groups: Any = paths.groupby(keys)
     sharpness = {
-        key: (rows["step"].to_numpy(), rows["lr"].to_numpy() * rows["sharpness"].to_numpy(np.float64))
-        for key, rows in paths.groupby(keys)
+        key: (rows["step"].to_numpy(), (rows["lr"] * rows["sharpness"]).to_numpy(float)) for key, rows in groups
     }
-    crossed, lost = [], ~finite(flows, "error_end", "error_late_max")
-    for index, row in flows.iterrows():
-        step, value = sharpness.get(tuple(row[keys]), (np.zeros(0), np.zeros(0)))
-        lost[index] |= not len(value) or not np.isfinite(value).all()
+    crossed, measured = [], []
+    for row in flows.to_dict("records"):
+        step, value = sharpness.get(tuple(row[key] for key in keys), (np.zeros(0), np.zeros(0)))
         over = step[value > row["curvature_limit"]]
         crossed.append(over[0] if len(over) else np.nan)
+        measured.append(len(value) > 0 and bool(np.isfinite(value).all()))
+    lost = ~(finite(flows, "error_end", "error_late_max") & np.array(measured, dtype=bool))
     left = flows["above_from"].where(flows["above_from"] >= 0, flows["steps"]).clip(lower=START)
     return flows.assign(crossed_at=crossed, left_at=left, lost=lost)
 

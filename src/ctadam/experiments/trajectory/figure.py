@@ -118,7 +118,9 @@ def _r_squared(ax: Axes, papers: pd.DataFrame) -> None:
         for fill, name in ((look["color"], "Adam"), ("w", "AdamW"))
     ]
     handles += [Line2D([], [], color="0.15", lw=0.8, ls=":", label="$R^2=0.99$")]
-    ax.legend(handles=handles, loc="lower right", handlelength=1.2, borderaxespad=0.1)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.4)  # room for the legend
+    ax.legend(handles=handles, loc="upper left", handlelength=1.2, borderaxespad=0.1)
 
 
 def _means(rows: pd.DataFrame, column: str) -> Iterator[tuple[float, float, float, float]]:

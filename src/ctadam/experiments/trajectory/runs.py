@@ -428,8 +428,8 @@ def _run_model(
         for name in (*QUANTILES, "r2_weights"):
             table[name] = math.nan
             table.loc[last, name] = r_squared.get(run, {}).get(name, math.nan)
-        for place, name in enumerate(name for name in fields if name not in ("row", "steps")):
-            table.insert(place, name, fields[name])
+        for place, key in enumerate(key for key in fields if key not in ("row", "steps")):
+            table.insert(place, key, fields[key])
         tables.append(table)
     return tables
 

@@ -27,7 +27,7 @@ def preconditioned_sharpness(
     """
     scale = torch.where(square > 0, square.clamp_min(torch.finfo(square.dtype).tiny).pow(-0.25), 0.0)
     # The Hessian is symmetric, so a vector-Jacobian product of the gradient is a Hessian-vector product.
-    _, product = torch.func.vjp(gradient, theta)
+    product = torch.func.vjp(gradient, theta)[1]
     return largest_eigenvalue(lambda x: scale * product(scale * x)[0], start, iterations=iterations)
 
 
