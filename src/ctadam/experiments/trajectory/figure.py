@@ -179,14 +179,16 @@ def _ratios(ax: Axes, table: pd.DataFrame) -> None:
 def _sharpness(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
     """Draw η times the sharpness along the optimizer's path, the limits, and where each equation leaves.
 
-    Lines are means over seeds. A marker stands at the step at which one run of an equation leaves, and at its curvature there.
+    Lines are means over seeds, without step 0, at which nothing has been averaged yet. A marker stands at the step at which
+    one run of an equation leaves, and at its curvature there.
     """
-    paths = runs[runs["sharpness"].notna()].assign(value=lambda t: t["lr"] * t["sharpness"])
+    paths = runs[runs["sharpness"].notna() & (runs["step"] > 0)].assign(value=lambda t: t["lr"] * t["sharpness"])
+    look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6, "color": "0.2", "annotation_clip": False}
     for lr, rows in paths.groupby("lr"):
         mean = rows.groupby("step")["value"].mean()
         ax.plot(mean.index, mean, lw=0.9, color=MEASURED)
-        look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 6, "color": "0.2"}
-        ax.annotate(f"{lr:g}", (mean.index[-1], mean.iloc[-1]), (2, 0), annotation_clip=False, **look)
+        place = min(int(np.searchsorted(mean.index, START + 5)), len(mean) - 1)
+        ax.annotate(f"{lr:g}", (mean.index[place], mean.iloc[place]), (4, -3), va="top", **look)
     flows = crossings(table, runs)
     for row in flows[(flows["above_from"] >= 0) & ~flows["lost"]].to_dict("records"):
         path = paths[(paths["seed"] == row["seed"]) & (paths["lr"] == row["lr"])]
@@ -194,6 +196,7 @@ def _sharpness(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
         ax.plot(row["left_at"], height, ms=3, mfc="w", mew=0.7, ls="", **style.EQUATIONS[row["order"], row["kernel"]])
     for limit in sorted(set(table.loc[table["variant"] == "flow", "curvature_limit"].round(1))):
         ax.axhline(limit, color="0.15", lw=0.8, ls="--")
+        ax.annotate(f"{limit:g}", (1, limit), (2, 0), xycoords=("axes fraction", "data"), va="center", **look)
     ax.axvline(START, color="0.8", lw=0.6, zorder=0)
     ax.set(yscale="log", xlabel="step $n$", xlim=(0, runs["step"].max()))
     ax.set_ylabel(r"$\eta\,\times$ preconditioned sharpness")
