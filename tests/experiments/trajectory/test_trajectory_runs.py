@@ -37,7 +37,8 @@ def test_grid_covers_every_equation_once():
     flows = runs[runs["variant"] == "flow"]
     assert not flows.duplicated(["model", "lr", "weight_decay", "order", "kernel", "seed"]).any()
     assert flows.groupby("weight_decay").size().to_dict() == {0.0: 2 * 3 * 4, 1.0: 2 * 3}
-    assert (flows[flows["weight_decay"] == 1][["order", "kernel"]].to_numpy() == list(trajectory.PAPERS)).all()
+    decayed = flows[flows["weight_decay"] == 1]
+    assert set(zip(decayed["order"], decayed["kernel"], strict=True)) == {trajectory.PAPERS}
     assert (runs["variant"] == "discrete").sum() == 2 * 3 * 2
     assert sorted(runs.loc[runs["variant"] == "relabelled", "p"].unique()) == [0.5, 2.0]
 
@@ -93,9 +94,8 @@ def test_recorded_r_squared_equals_its_definition(path):
         state = trajectory._integrate(equation, state, n, substeps)
         solved.append(state[0][0].numpy())
     off, own = np.array(solved) - weights, weights - weights.mean(0)
-    assert (
-        np.abs(table["error"] - np.linalg.norm(off, axis=1) / np.linalg.norm(weights - weights[0], axis=1)).max() < 1e-6
-    )
+    error = np.linalg.norm(off, axis=1)[1:] / np.linalg.norm(weights - weights[0], axis=1)[1:]
+    np.testing.assert_allclose(table["error"].iloc[1:], error, rtol=1e-5)
     some = chosen[:50]
     trained = np.ptp(weights[:, some] * (1 - 1e-3) ** -np.arange(len(weights))[:, None], axis=0) > 1e-9
     r2 = (1 - (off**2).sum(0) / (own**2).sum(0))[some][trained]
