@@ -256,9 +256,9 @@ def contradicted(id, column, draw, tables=70):
 
 
 def test_power_of_t1():
-    """At the limit, R² = 0.99, a level is contradicted by chance in 2.5 % of cases. At 0.98 it nearly always is."""
-    for mean, low, high in ((0.99, 0, 0.05), (0.98, 0.9, 1)):
-        share = contradicted("T1", "r2_median", lambda t, rng, m=mean: rng.normal(m, 0.004, len(t)))
+    """Seeds differ by 0.01. At the limit, R² = 0.99, a level is contradicted in 2.5 % of cases; at 0.96 it nearly always is."""
+    for mean, low, high in ((0.99, 0, 0.05), (0.96, 0.9, 1)):
+        share = contradicted("T1", "r2_median", lambda t, rng, m=mean: rng.normal(m, 0.01, len(t)))
         assert low <= share <= high
 
 
@@ -272,11 +272,11 @@ def test_power_of_t4():
 
 
 def test_power_of_t5():
-    """Errors differ by 20 % between seeds. Equal errors are not contradicted, a second order twice as bad is."""
-    for ratio, low, high in ((1.0, 0, 0.05), (0.5, 0.9, 1)):
+    """Errors differ by 30 % between seeds. Equal errors are not contradicted, a second order three times as bad is."""
+    for ratio, low, high in ((1.0, 0, 0.05), (1 / 3, 0.9, 1)):
 
         def draw(t, rng, ratio=ratio):
-            return np.where(t["order"] == 1, ratio, 1) * np.exp(rng.normal(0, 0.2, len(t)))
+            return np.where(t["order"] == 1, ratio, 1) * np.exp(rng.normal(0, 0.3, len(t)))
 
         assert low <= contradicted("T5", "error_end", draw, tables=25) <= high
 
