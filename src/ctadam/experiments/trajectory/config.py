@@ -96,7 +96,7 @@ class Relabel(Settings):
 class Config(Experiment):
     """The differential equations against the optimizer (paper, section 2): claims T1-T6; figure 1."""
 
-    shards: Count = Field(description="independent jobs; a divisor of the number of lrs keeps equal runs together")
+    shards: Count = Field(description="independent jobs; none repeats the optimizer if it divides the number of lrs")
     beta1: Inner = Field(description="γ")
     beta2: Inner = Field(description="β")
     mlp: MLP
