@@ -107,22 +107,6 @@ def test_more_values_than_markers_says_where_to_add_more(smoke, tmp_path, monkey
     assert said.startswith(f"ctadam: {file}: {name} has 1 entries, and ") and said.count("\n") == 1
 
 
-def test_figure_1_shows_all_weights_equations_and_learning_rates(smoke):
-    from ctadam.analysis import style
-    from ctadam.experiments.trajectory import figure as fig1_trajectory
-
-    with style.context():
-        picture = fig1_trajectory.draw(smoke)
-        adam, adamw, time, rates = picture.axes
-        assert len(adam.lines) == len(adamw.lines) == 32  # a line and markers for each of 16 weights
-        for line, markers in zip(adam.lines[1::2], adam.lines[::2], strict=True):
-            assert line.get_marker() == "None" and markers.get_linestyle() == "None"
-            assert line.get_color() == markers.get_color() and line.get_ydata()[0] == markers.get_ydata()[0]
-        drawn = [[line for line in ax.lines if len(line.get_xdata()) > 2] for ax in (time, rates)]
-        assert [len(lines) for lines in drawn] == [8, 8]
-        assert all(line.get_marker() != "None" for lines in drawn for line in lines)
-        legend = [text.get_text() for text in picture.legends[0].get_texts()]
-        assert [label[:9] for label in legend[:4]] == ["1st order", "1st order", "2nd order", "2nd order"]
         style.close(picture)
 
 

@@ -19,8 +19,8 @@ from ctadam.experiments.settings import (
     Seeds,
     Settings,
     Several,
-    Source,
     Substeps,
+    Text,
     Transformer,
     WeightDecays,
     conflict,
@@ -41,15 +41,26 @@ class MLP(Settings):
 class LanguageModel(Settings):
     """A language model on characters."""
 
-    text: Source
+    text: Text
     model: Transformer
     sequences: Count = Field(description="windows of the text, all of them in every step")
     substeps: Substeps
 
 
+Model = Annotated[Literal["mlp", "transformer"], Field(description="which network")]
+
+
+class Sharpness(Settings):
+    """Largest preconditioned curvature on the optimizer's path (T6)."""
+
+    every: Count = Field(description="steps between measurements")
+    iterations: AtLeast2 = Field(description="power iterations per measurement, starting from the last vector")
+
+
 class Picture(Settings):
     """Single weights, for figure 1."""
 
+    model: Model
     lr: LearningRate
     weights: Count = Field(description="weights recorded per run")
 
@@ -66,7 +77,7 @@ Power = Annotated[Number, AfterValidator(_not_zero), WithJsonSchema({"type": "nu
 class Relabel(Settings):
     """Runs in t = n·η^p (T3)."""
 
-    model: Literal["mlp", "transformer"] = Field(description="which network")
+    model: Model
     lr: LearningRate
     p: Several[Power] = Field(description="powers p of η in the unit of time")
     steps: Count = Field(description="steps per run")
@@ -83,21 +94,25 @@ class Relabel(Settings):
 
 
 class Config(Experiment):
-    """The differential equations against the optimizer (paper, section 2): claims T1-T4; figure 1."""
+    """The differential equations against the optimizer (paper, section 2): claims T1-T6; figure 1."""
 
-    shards: Count = Field(description="independent jobs; multiples of 4 get one equation each")
+    shards: Count = Field(description="independent jobs; none repeats the optimizer if it divides the number of lrs")
     beta1: Inner = Field(description="γ")
     beta2: Inner = Field(description="β")
     mlp: MLP
     transformer: LanguageModel
     lrs: LearningRates
-    weight_decays: WeightDecays = Field(description="decoupled weight decays λ; the solver is checked for the first")
+    weight_decays: WeightDecays = Field(
+        description="decoupled weight decays λ; every equation is solved with the first, the paper's with all"
+    )
     seeds: Seeds
     steps: AtLeast10 = Field(description="steps per run")
+    weights: Count = Field(description="random weights whose R² is computed; all if the model has fewer")
+    sharpness: Sharpness
     first_substeps: AtLeast2 = Field(
         description="solver steps in the optimizer's first step; later steps have fewer, as 1/n"
     )
-    at_once: Count = Field(description="runs whose gradients are computed together")
+    chunk: Count = Field(description="runs whose gradients are computed together")
     picture: Picture
     relabel: Relabel
 

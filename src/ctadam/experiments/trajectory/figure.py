@@ -1,5 +1,6 @@
-"""Figure 1: how closely the differential equations track the optimizer (paper, section 2; claims T1, T2, T4)."""
+"""Figure 1: how closely the differential equations track the optimizer (paper, section 2; claims T1, T2, T4-T6)."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ctadam.analysis import style
-from ctadam.storage.store import read_csv, read_runs
+from ctadam.analysis.seeds import over_seeds
+from ctadam.experiments.trajectory.claims import crossings
+from ctadam.experiments.trajectory.measure import START
+from ctadam.storage.store import read_joined, read_runs
 
-#: The model whose weights the upper panels show. The lower panels show both models.
-SHOWN = "transformer"
 MODELS = style.Table("experiments/trajectory/figure.py: MODELS", {"mlp": "MLP", "transformer": "transformer"})
 #: Name of each equation (order, kernel), in the order of the legend.
 EQUATIONS = style.Table(
@@ -27,40 +29,39 @@ EQUATIONS = style.Table(
         (2, "exact"): "2nd order, exact kernel",
     },
 )
+PAPERS = (2, "paper")
+MEASURED = "0.35"
 
 
 def draw(results: str | Path) -> Figure:
     """Return the figure.
 
     Args:
-        results: directory of one scale, with the runs and measurements of ``trajectory``.
+        results: directory of one scale, with the runs, predictions and measurements of ``trajectory``.
 
     Raises:
         ArtifactError: if they are incomplete or were changed.
     """
     runs = read_runs(results, "trajectory")
-    table = read_csv(results, "trajectory", "measurements").query("variant == 'flow'")
-    MODELS.require(table["model"])
-    EQUATIONS.require(table[["order", "kernel"]].itertuples(index=False, name=None))
-    pictured = runs[runs["weight_0"].notna() & (runs["model"] == SHOWN)]
-    plain, decayed = pictured["weight_decay"].min(), pictured["weight_decay"].max()
+    table = read_joined(results, "trajectory")
+    flows = table[table["variant"] == "flow"]
+    MODELS.require(flows["model"])
+    EQUATIONS.require(flows[["order", "kernel"]].itertuples(index=False, name=None))
+    pictured = runs[runs["weight_0"].notna()]
+    decays = sorted(pictured["weight_decay"].unique())
+    plain = flows[flows["weight_decay"] == decays[0]]
 
-    figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 5.6), layout="constrained")
-    for ax, decay in zip(axes[0], (plain, decayed), strict=True):
+    figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 5.2), layout="constrained")
+    for ax, decay in zip(axes[0], (decays[0], decays[-1]), strict=False):
         _weights(ax, pictured[pictured["weight_decay"] == decay])
-        name = "Adam" if decay == 0 else f"AdamW, $\\lambda={decay:g}$"
-        ax.set_title(f"{name}: {MODELS[SHOWN]}, single weights")
-        low, high = ax.get_ylim()
-        ax.set_ylim(low, high + 0.14 * (high - low))  # room for the legend
-        ax.legend(handles=_weight_handles(), loc="upper left", ncols=2)
+        ax.set_title("Adam: single weights" if decay == 0 else f"AdamW, $\\lambda={decay:g}$")
+    _r_squared(axes[0, 2], flows[(flows["order"] == PAPERS[0]) & (flows["kernel"] == PAPERS[1])])
+    slopes = _errors(axes[1, 0], plain)
+    _ratios(axes[1, 1], plain)
+    shown = pictured["model"].iloc[0]
+    _sharpness(axes[1, 2], runs[runs["model"] == shown], table[table["model"] == shown])
+    axes[1, 2].set_title(f"curvature: {MODELS[shown]}")
 
-    lr = pictured["lr"].iloc[0]
-    _over_time(
-        axes[1, 0], runs[(runs["variant"] == "flow") & np.isclose(runs["lr"], lr) & (runs["weight_decay"] == plain)]
-    )
-    axes[1, 0].set_title(f"all weights, $\\eta={lr:g}$, no decay" if plain == 0 else f"all weights, $\\eta={lr:g}$")
-    slopes = _over_rates(axes[1, 1], table[table["weight_decay"] == plain])
-    axes[1, 1].set_title(f"all weights, after {table['steps'].max()} steps")
     equations = [
         Line2D(
             [],
@@ -81,52 +82,64 @@ def draw(results: str | Path) -> Figure:
 
 
 def _weights(ax: Axes, runs: pd.DataFrame) -> None:
-    """Draw single weights: markers for the optimizer, lines for the paper's equation (second order, paper's kernel)."""
+    """Draw single weights: dots for the optimizer, lines for the paper's equation (second order, paper's kernel)."""
     names = [name for name in map(str, runs) if name.startswith("weight_") and name != "weight_decay"]
-    colors = sns.color_palette("colorblind", len(names))
-    discrete = runs[runs["variant"] == "discrete"]
-    equation = runs[(runs["variant"] == "flow") & (runs["order"] == 2) & (runs["kernel"] == "paper")]
+    discrete, equation = runs[runs["variant"] == "discrete"], runs[runs["variant"] == "flow"]
     every = max(1, len(discrete) // 20)
-    for name, color in zip(names, colors, strict=True):
-        ax.plot(discrete["step"][::every], discrete[name][::every], "o", ms=2.6, mfc="none", mew=0.7, color=color)
-        ax.plot(equation["step"], equation[name], "-", lw=0.9, color=color)
-    ax.set(xlabel="step $n$", ylabel=r"weight $\theta_n$", xlim=(0, runs["step"].max()))
-
-
-def _weight_handles() -> list[Line2D]:
-    """Return the legend handles of the upper panels."""
-    return [
-        Line2D([], [], ls="", marker="o", ms=3, mfc="none", color="0.3", label="optimizer"),
-        Line2D([], [], color="0.3", lw=0.9, label="paper's equation"),
+    for name in names:
+        ax.plot(discrete["step"][::every], discrete[name][::every], ".", ms=3, color=MEASURED)
+        ax.plot(equation["step"], equation[name], "-", lw=0.9, color=style.EQUATIONS[PAPERS]["color"])
+    ax.set(xlabel="step $n$", xlim=(0, runs["step"].max()))
+    ax.set_ylabel(rf"weight $\theta_n$, $\eta={runs['lr'].iloc[0]:g}$")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.22 * (high - low))  # room for the legend
+    handles = [
+        Line2D([], [], ls="", marker=".", ms=4, color=MEASURED, label="optimizer"),
+        Line2D([], [], color=style.EQUATIONS[PAPERS]["color"], lw=0.9, label="paper's equation"),
     ]
+    ax.legend(handles=handles, loc="upper left", handlelength=1.2, borderaxespad=0.1)
 
 
-def _over_time(ax: Axes, runs: pd.DataFrame) -> None:
-    """Draw the relative error after every step, mean over seeds."""
-    steps = int(runs["step"].max())
-    marked = np.unique(np.geomspace(1, steps, 9).astype(int)) - 1
-    for model in MODELS:
-        for key in EQUATIONS:
-            some = runs[(runs["model"] == model) & (runs["order"] == key[0]) & (runs["kernel"] == key[1])]
-            mean = some[some["step"] > 0].groupby("step")["error"].mean()
-            every = [i for i in marked if i < len(mean)]
-            ax.plot(
-                mean.index,
-                mean,
-                style.MODEL_LINES[model],
-                lw=1.1,
-                ms=3.5,
-                mfc="w",
-                markevery=every,
-                **style.EQUATIONS[key],
-            )
-    _tolerance(ax)
-    ax.set(xscale="log", yscale="log", xlabel="step $n$", xlim=(1, steps))
-    ax.set_ylabel(r"$\|\theta_{\mathrm{eq}}-\theta_n\|\,/\,\|\theta_n-\theta_0\|$")
+def _r_squared(ax: Axes, papers: pd.DataFrame) -> None:
+    """Draw 1 − R² of the paper's equation against the learning rate: every seed, and lines through their means."""
+    look: dict[str, Any] = {"color": style.EQUATIONS[PAPERS]["color"], "marker": style.EQUATIONS[PAPERS]["marker"]}
+    for (model, decay), rows in papers.groupby(["model", "weight_decay"]):
+        fill = look["color"] if decay == 0 else "w"
+        rows = rows.assign(rest=1 - rows["r2_median"])
+        ax.plot(rows["lr"], rows["rest"], ls="", ms=3, mfc=fill, mew=0.7, **look)
+        mean = rows.groupby("lr")["rest"].mean()
+        ax.plot(mean.index, mean, style.MODEL_LINES[model], lw=0.9, color=look["color"])
+    ax.axhline(0.01, color="0.15", lw=0.8, ls=":")
+    _rates(ax, papers)
+    ax.set(yscale="log", ylabel="$1-R^2$, median over weights")
+    ax.set_title("weight by weight")
+    handles = [
+        Line2D([], [], ls="", ms=3.5, mfc=fill, mew=0.7, label=name, **look)
+        for fill, name in ((look["color"], "Adam"), ("w", "AdamW"))
+    ]
+    handles += [Line2D([], [], color="0.15", lw=0.8, ls=":", label="$R^2=0.99$")]
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.4)  # room for the legend
+    ax.legend(handles=handles, loc="upper left", handlelength=1.2, borderaxespad=0.1)
 
 
-def _over_rates(ax: Axes, table: pd.DataFrame) -> dict[tuple[str, tuple[int, str]], float]:
-    """Draw the final relative error against the learning rate, mean over seeds.
+def _means(rows: pd.DataFrame, column: str) -> Iterator[tuple[float, float, float, float]]:
+    """Yield (lr, mean, low, high) of a column over seeds; a single seed's interval is its value."""
+    for lr in sorted(rows["lr"].unique()):
+        mean, low, high = over_seeds(rows.loc[rows["lr"] == lr, column])
+        yield (lr, mean, low, high) if np.isfinite(high - low) else (lr, mean, mean, mean)
+
+
+def _line(ax: Axes, rows: pd.DataFrame, column: str, model: str, key: tuple[int, str]) -> None:
+    """Draw exp of the mean over seeds of a column against the learning rate, with its interval."""
+    lr, mean, low, high = np.array(list(_means(rows, column))).T
+    spread = [np.exp(mean) - np.exp(low), np.exp(high) - np.exp(mean)]
+    look: dict[str, Any] = {"lw": 1.0, "ms": 3.5, "mfc": "w", "elinewidth": 0.7, "ls": style.MODEL_LINES[model]}
+    ax.errorbar(lr, np.exp(mean), spread, **look, **style.EQUATIONS[key])
+
+
+def _errors(ax: Axes, table: pd.DataFrame) -> dict[tuple[str, tuple[int, str]], float]:
+    """Draw the final relative error against the learning rate, geometric mean over seeds with intervals.
 
     Returns:
         Slope of ln(error) on ln(η), by model and (order, kernel); NaN with fewer than two learning rates.
@@ -134,29 +147,64 @@ def _over_rates(ax: Axes, table: pd.DataFrame) -> dict[tuple[str, tuple[int, str
     slopes = {}
     for model in MODELS:
         for key in EQUATIONS:
-            some = table[(table["model"] == model) & (table["order"] == key[0]) & (table["kernel"] == key[1])]
-            mean = some.groupby("lr")["error_end"].mean()
-            ax.plot(mean.index, mean, style.MODEL_LINES[model], lw=1.1, ms=4, mfc="w", **style.EQUATIONS[key])
-            good = some[np.isfinite(some["error_end"]) & (some["error_end"] > 0)]
-            several = good["lr"].nunique() > 1
-            slopes[model, key] = np.polyfit(np.log(good["lr"]), np.log(good["error_end"]), 1)[0] if several else np.nan
-    _tolerance(ax)
-    ax.set(xscale="log", yscale="log", xlabel=r"learning rate $\eta$")
-    rates = sorted(table["lr"].unique())
-    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    ax.minorticks_off()
-    ax.set_ylabel(r"$\|\theta_{\mathrm{eq}}-\theta_n\|\,/\,\|\theta_n-\theta_0\|$")
+            rows = table[(table["model"] == model) & (table["order"] == key[0]) & (table["kernel"] == key[1])]
+            rows = rows[np.isfinite(rows["error_end"]) & (rows["error_end"] > 0)]
+            rows = rows.assign(log=np.log(rows["error_end"]))
+            several = rows["lr"].nunique() > 1
+            slopes[model, key] = np.polyfit(np.log(rows["lr"]), rows["log"], 1)[0] if several else np.nan
+            if len(rows):
+                _line(ax, rows, "log", model, key)
+    ax.axhline(0.05, color="0.15", lw=0.8, ls=":", zorder=0)
+    _rates(ax, table)
+    ax.set(yscale="log", ylabel=r"$\|\theta_{\mathrm{eq}}-\theta_n\|\,/\,\|\theta_n-\theta_0\|$")
+    ax.set_title(f"all weights, step {table['steps'].max()}")
     return slopes
 
 
-def _tolerance(ax: Axes) -> None:
-    """Mark the 5 % tolerance of claims T1 and T2."""
-    ax.axhline(0.05, color="0.6", lw=0.7, ls=":", zorder=0)
-    look: dict[str, Any] = {
-        "textcoords": "offset points",
-        "va": "center",
-        "fontsize": 6.5,
-        "color": "0.35",
-        "annotation_clip": False,
-    }
-    ax.annotate("5 %", (1, 0.05), (2, 0), xycoords=("axes fraction", "data"), **look)
+def _ratios(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the first-order error over the second-order one with the same kernel, geometric mean over seeds with intervals."""
+    errors = np.log(table.set_index(["model", "kernel", "lr", "seed", "order"])["error_end"].unstack("order"))
+    ratios = (errors[1] - errors[2]).rename("log").reset_index()
+    for (model, kernel), rows in ratios[np.isfinite(ratios["log"])].groupby(["model", "kernel"]):
+        _line(ax, rows, "log", model, (2, kernel))
+    ax.axhline(1, color="0.15", lw=0.8, ls=":", zorder=0)
+    _rates(ax, table)
+    ax.set(yscale="log", ylabel="error of 1st order / 2nd order")
+    ax.set_title("second against first order")
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10) if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+
+
+def _sharpness(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Draw η times the sharpness along the optimizer's path, the limits, and where each equation leaves.
+
+    Lines are means over seeds, without step 0, at which nothing has been averaged yet. A marker stands at the step at which
+    one run of an equation leaves, and at its curvature there.
+    """
+    paths = runs[runs["sharpness"].notna() & (runs["step"] > 0)].assign(value=lambda t: t["lr"] * t["sharpness"])
+    look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6, "color": "0.2", "annotation_clip": False}
+    for lr, rows in paths.groupby("lr"):
+        mean = rows.groupby("step")["value"].mean()
+        ax.plot(mean.index, mean, lw=0.9, color=MEASURED)
+        place = min(int(np.searchsorted(mean.index, START + 5)), len(mean) - 1)
+        ax.annotate(f"{lr:g}", (mean.index[place], mean.iloc[place]), (4, -3), va="top", **look)
+    flows = crossings(table, runs)
+    for row in flows[(flows["above_from"] >= 0) & ~flows["lost"]].to_dict("records"):
+        path = paths[(paths["seed"] == row["seed"]) & (paths["lr"] == row["lr"])]
+        height = np.interp(row["left_at"], path["step"], path["value"])
+        ax.plot(row["left_at"], height, ms=3, mfc="w", mew=0.7, ls="", **style.EQUATIONS[row["order"], row["kernel"]])
+    for limit in sorted(set(table.loc[table["variant"] == "flow", "curvature_limit"].round(1))):
+        ax.axhline(limit, color="0.15", lw=0.8, ls="--")
+        ax.annotate(f"{limit:g}", (1, limit), (2, 0), xycoords=("axes fraction", "data"), va="center", **look)
+    ax.axvline(START, color="0.8", lw=0.6, zorder=0)
+    ax.set(yscale="log", xlabel="step $n$", xlim=(0, runs["step"].max()))
+    ax.set_ylabel(r"$\eta\,\times$ preconditioned sharpness")
+
+
+def _rates(ax: Axes, table: pd.DataFrame) -> None:
+    """Set up the axis of learning rates."""
+    rates = sorted(table["lr"].unique())
+    ax.set(xscale="log", xlabel=r"learning rate $\eta$")
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.minorticks_off()
