@@ -107,9 +107,6 @@ def test_more_values_than_markers_says_where_to_add_more(smoke, tmp_path, monkey
     assert said.startswith(f"ctadam: {file}: {name} has 1 entries, and ") and said.count("\n") == 1
 
 
-        style.close(picture)
-
-
 def test_figure_8_names_every_setting_and_predicts_beside_what_was_measured(smoke):
     from ctadam.analysis import style
     from ctadam.experiments.practice import figure as fig8_practice
