@@ -289,15 +289,16 @@ def test_values_at_the_edge_of_what_is_allowed_are_accepted(words):
 def test_more_shards_than_runs_are_refused_before_any_run(tmp_path, capsys):
     words = ["run", "k_sweep", "--scale", "smoke", "--set", "k_sweep.shards=99", "--out", str(tmp_path / "out")]
     assert cli.main(words) == 1
-    message = "ctadam: k_sweep.shards: 99 is not allowed (allowed: integer in [1, 36], the number of runs)\n"
+    message = "ctadam: k_sweep.shards: 99 is not allowed (allowed: integer in [1, 78], the number of runs)\n"
     assert capsys.readouterr().err == message and not (tmp_path / "out").exists()
 
 
 def test_betas_may_be_integers():
-    from ctadam.experiments.k_sweep import runs as stages
+    from ctadam.experiments import configure
+    from ctadam.experiments.k_sweep.runs import grid
 
-    points = stages.points(config.resolve("smoke", {"k_sweep": {"beta1": 0}})["k_sweep"])
-    assert (points["last_beta1"] == 0).all()
+    runs = grid(configure("k_sweep", config.resolve("smoke", {"k_sweep": {"beta1": 0}})["k_sweep"]))
+    assert (runs["last_beta1"] == 0).all()
 
 
 def test_without_pydantic_nan_is_still_refused(monkeypatch, caplog):

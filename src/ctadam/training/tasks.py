@@ -33,6 +33,7 @@ class Task:
         test_every: steps between test losses; the last step always has one.
         score: a second test measure with the arguments of ``loss``, such as the accuracy; or None.
         watch: parameters whose rows belong to tokens, with 0 for tokens of the inputs and 1 for tokens of the targets.
+        validation: held-out training examples, measured like ``test``; or None.
     """
 
     build: Callable[[torch.Generator], nn.Module]
@@ -44,6 +45,13 @@ class Task:
     test_every: int
     score: Callable[[Tensor, Tensor], Tensor] | None = None
     watch: Mapping[str, int] = field(default_factory=dict)
+    validation: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def tests(self) -> list[str]:
+        """Names of the results of a test: the loss and, if there is one, the score, on each set of examples."""
+        sets = ["test", *(["validation"] if self.validation is not None else [])]
+        return [f"{name}_{measure}" for name in sets for measure in ("loss", "score")[: 2 if self.score else 1]]
 
     @property
     def weights(self) -> int:
@@ -67,6 +75,7 @@ def language(
     test_batches: int,
     test_every: int,
     device: torch.device,
+    validation_fraction: float = 0.0,
 ) -> Task:
     """Return next-token prediction by a `ctadam.models.transformer.Transformer`; the loss is in nats per token.
 
@@ -80,10 +89,15 @@ def language(
         test_batches: number of batches in the test loss.
         test_every: see `Task`.
         device: where the text is stored.
+        validation_fraction: share of the training text, at its end, that is held out as `Task.validation`.
     """
-    stream = batches(corpus.test, batch=batch, context=context, generator=torch.Generator().manual_seed(_TEST_SEED))
-    inputs, targets = zip(*(next(stream) for _ in range(test_batches)), strict=True)
-    tokens = corpus.train.to(device)
+    cut = len(corpus.train) - int(len(corpus.train) * validation_fraction)
+    tokens = corpus.train[:cut].to(device)
+
+    def drawn(part: Tensor) -> tuple[Tensor, Tensor]:
+        stream = batches(part, batch=batch, context=context, generator=torch.Generator().manual_seed(_TEST_SEED))
+        inputs, targets = zip(*(next(stream) for _ in range(test_batches)), strict=True)
+        return torch.stack(inputs).to(device), torch.stack(targets).to(device)
 
     def build(generator: torch.Generator) -> Transformer:
         return Transformer(
@@ -101,8 +115,9 @@ def language(
         batch=batch,
         read=lambda starts: windows(tokens, starts, context=context),
         loss=_next_token_loss,
-        test=(torch.stack(inputs).to(device), torch.stack(targets).to(device)),
+        test=drawn(corpus.test),
         test_every=test_every,
+        validation=drawn(corpus.train[cut:]) if validation_fraction else None,
         # Each row belongs to one token: as an input, and as a target.
         watch={"embedding.weight": 0, "head.weight": 1},
     )
@@ -155,6 +170,7 @@ def images(
     test_batch: int,
     test_every: int,
     device: torch.device,
+    validation_fraction: float = 0.0,
 ) -> Task:
     """Return classification of randomly shifted and mirrored images by a `CNN`; cross-entropy in nats, and test accuracy.
 
@@ -172,11 +188,13 @@ def images(
         test_batch: images per test batch; the test set is truncated to whole batches.
         test_every: see `Task`.
         device: where the data are stored, as bytes.
+        validation_fraction: share of the training images, the last ones, that is held out as `Task.validation`.
 
     Raises:
-        ArtifactError: if ``test_batch`` exceeds the number of test images.
+        ArtifactError: if ``test_batch`` exceeds the number of test or validation images.
     """
-    pixels, labels = (part.to(device) for part in data.train)
+    cut = len(data.train[1]) - int(len(data.train[1]) * validation_fraction)
+    pixels, labels = (part[:cut].to(device) for part in data.train)
     _, depth, height, width = pixels.shape
     side, mirrors = 2 * shift + 1, 2 if flip else 1
     places = side * side * mirrors
@@ -204,17 +222,22 @@ def images(
             generator=generator,
         )
 
-    count = len(data.test[1]) // test_batch
-    if not count:
-        raise ArtifactError(f"test_batch: {test_batch} is more than the {len(data.test[1])} test images")
-    inputs, targets = (part[: count * test_batch].unflatten(0, (count, test_batch)).to(device) for part in data.test)
+    def whole_batches(part: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
+        count = len(part[1]) // test_batch
+        if not count:
+            raise ArtifactError(f"test_batch: {test_batch} is more than the {len(part[1])} {name} images")
+        inputs, targets = (x[: count * test_batch].unflatten(0, (count, test_batch)).to(device) for x in part)
+        return (inputs - mean) / deviation, targets
+
+    held_out = data.train[0][cut:], data.train[1][cut:]
     return Task(
         build=build,
         examples=len(labels) * places,
         batch=batch,
         read=read,
         loss=F.cross_entropy,
-        test=((inputs - mean) / deviation, targets),
+        test=whole_batches(data.test, "test"),
         test_every=test_every,
         score=accuracy,
+        validation=whole_batches(held_out, "validation") if validation_fraction else None,
     )
