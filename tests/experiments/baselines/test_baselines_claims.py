@@ -155,12 +155,10 @@ def shares(monkeypatch):
     return draw
 
 
-def test_a_true_claim_is_rarely_contradicted(shares):
-    assert shares(0.81, 0.8, 0.8).get(CONTRADICTED, 0.0) <= 0.05
-
-
-def test_no_advantage_is_rarely_reproduced(shares):
-    assert shares(0.8, 0.8, 0.8).get(REPRODUCED, 0.0) <= 0.05
+def test_no_advantage_is_rarely_contradicted_or_reproduced(shares):
+    """The edge of the claim."""
+    found = shares(0.8, 0.8, 0.8)
+    assert found.get(CONTRADICTED, 0.0) <= 0.05 and found.get(REPRODUCED, 0.0) <= 0.05
 
 
 def test_a_clear_disadvantage_is_mostly_contradicted(shares):

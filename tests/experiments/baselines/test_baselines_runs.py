@@ -106,7 +106,7 @@ def test_judging_by_other_seeds_is_not_biased():
         values = rng.normal(size=(20, 5))
         made = table({"A": values.tolist()})
         best.append(values.mean(1).max())
-        honest.append(made.loc[measured.choose(made, made["contender"]), "value"].mean())
+        honest.append(made.loc[measured.choose(made, made["contender"]), "validation"].mean())
     assert np.mean(best) > 0.7 and abs(np.mean(honest)) < 3 * np.std(honest) / np.sqrt(50)
 
 

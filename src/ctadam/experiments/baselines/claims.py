@@ -1,6 +1,7 @@
 """Claims K4 and K5: 2-Adam compared with tuned baselines on images and on text (reviewers' questions)."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -16,35 +17,42 @@ LEARNT = 0.25
 LEAST_STEPS = {"images": 0, "text": 3000}
 
 
-def tuned(table: pd.DataFrame, task: str, column: str = "value") -> pd.DataFrame:
-    """Return a column of the measurements at the tuned setting of each family and seed.
+def tuned(table: pd.DataFrame, task: str, columns: Sequence[str] = ("value",)) -> dict[str, pd.DataFrame]:
+    """Return columns of the measurements at the tuned setting of each family and seed.
 
     Args:
         table: measurements, see `ctadam.experiments.baselines.measure.measure`.
         task: ``"images"`` or ``"text"``.
-        column: name of the column.
+        columns: names of the columns.
 
     Returns:
-        DataFrame with one row per seed and one column per family, and the column ``best other``, the best family but 2-Adam and
-        AdamW.
+        For each column a DataFrame with one row per seed and one column per family, and the column ``best other``, the best
+        family but 2-Adam and AdamW.
     """
     rows = table[table["task"] == task]
-    wide = rows[rows["chosen_in_family"]].pivot(index="seed", columns="family", values=column)
-    return wide.assign(**{"best other": rows[rows["chosen_as_rival"]].set_index("seed")[column]})
+    rivals = rows[rows["chosen_as_rival"]].assign(family="best other")
+    best = pd.concat([rows[rows["chosen_in_family"]], rivals]).set_index(["seed", "family"])
+    return {column: best[column].unstack() for column in columns}
 
 
-def _why_undecided(rows: pd.DataFrame, task: str) -> str:
-    """Return why the runs of one task cannot decide the claim, or an empty string."""
+def _why_undecided(rows: pd.DataFrame, task: str, results: pd.DataFrame, rates: pd.DataFrame) -> str:
+    """Return why the runs of one task cannot decide the claim, or an empty string.
+
+    Args:
+        rows: measurements of the task.
+        task: its name.
+        results: tuned results, see `tuned`.
+        rates: learning rates of the tuned settings.
+    """
     steps = int(rows["steps"].max())
     if steps < LEAST_STEPS[task]:
-        return f"{steps} steps; needs {LEAST_STEPS[task]}"
+        return f"{steps} steps; needs {LEAST_STEPS[task]:,}"
     chance = float(rows["chance_level"].iloc[0])
     best, start = {"images": (1.0, chance), "text": (0.0, -chance)}[task]
-    share = float((tuned(rows, task)["AdamW"].mean() - start) / (best - start))
+    share = float((results["AdamW"].mean() - start) / (best - start))
     if not share >= LEARNT:
         return f"runs too short: AdamW has come {share:.0%} of the way from chance to no error"
-    rates = tuned(rows, task, "lr")[["2-Adam", *RIVALS]]
-    ends = rates.isin([rows["lr"].min(), rows["lr"].max()]).mean()
+    ends = rates[["2-Adam", *RIVALS]].isin([rows["lr"].min(), rows["lr"].max()]).mean()
     for name in ends.index[ends > 0.5]:
         return f"the best learning rate of {name} is at an end of the grid"
     return ""
@@ -53,24 +61,23 @@ def _why_undecided(rows: pd.DataFrame, task: str) -> str:
 def _at_equal_traffic(e: Evidence, task: str) -> float:
     """Return the mean advantage of 2-Adam over AdamW after steps that move as many bytes as Adam moves in all."""
     share = e.table.set_index("run")["share"]
-    equal = tuned(at_share(e.runs[e.runs["task"] == task], share), task)
+    equal = tuned(at_share(e.runs[e.runs["task"] == task], share), task)["value"]
     return float((equal["2-Adam"] - equal["AdamW"]).mean())
 
 
 def _against(e: Evidence, task: str) -> Judgement:
     """Measure the advantage of 2-Adam over the tuned baselines on one task."""
     rows = e.table[e.table["task"] == task]
-    families = set(rows["family"])
-    if not {"2-Adam", "AdamW"} <= families or not rows["chosen_as_rival"].any():
+    if not {"2-Adam", "AdamW"} <= set(rows["family"]) or not rows["chosen_as_rival"].any():
         why = "needs runs of 2-Adam, of AdamW and of another baseline on this task"
         return Judgement(all_undecided(why, parts=RIVALS.values()))
-    wide, why = tuned(rows, task), _why_undecided(rows, task)
+    results, rates, rms = tuned(rows, task, ("value", "lr", "update_rms")).values()
+    why = _why_undecided(rows, task, results, rates)
     levels = []
     for rival, part in RIVALS.items():
-        level = mean_over_seeds(wide["2-Adam"] - wide[rival], part=part)
+        level = mean_over_seeds(results["2-Adam"] - results[rival], part=part)
         levels.append(dataclasses.replace(level, undecided=level.undecided or why))
-    numbers = {f"tuned result of {family}": float(wide[family].mean()) for family in wide}
-    rates, rms = tuned(rows, task, "lr"), tuned(rows, task, "update_rms")
+    numbers = {f"tuned result of {family}": float(results[family].mean()) for family in results}
     for family in ("2-Adam", "AdamW"):
         numbers[f"median tuned learning rate of {family}"] = float(rates[family].median())
         numbers[f"median update r.m.s. of {family}, tuned"] = float(rms[family].median())

@@ -8,6 +8,7 @@ strategy are chosen separately for each seed.
 import numpy as np
 import pandas as pd
 
+from ctadam.analysis.seeds import chosen_by_others
 from ctadam.storage.tables import sort_rows
 
 #: Task -> sign that makes a larger result better.
@@ -42,14 +43,11 @@ def choose(table: pd.DataFrame, group: pd.Series) -> pd.Series:
         group: group of each run, within which one setting is chosen; a run without a group is never chosen.
 
     Returns:
-        Series of bool, True for exactly one run per task, group and seed. A single seed chooses by its own runs.
+        Series of bool, True for exactly one run per task, group and seed.
     """
-    setting = table.groupby(["task", "contender", "lr", "weight_decay"])["validation"]
-    count, total = setting.transform("size"), setting.transform("sum")
-    others = ((total - table["validation"]) / (count - 1)).where(count > 1, table["validation"])
-    # Rounding makes ties of accuracies exact. `idxmax` resolves them to the first setting of the grid.
-    best = others.round(12).groupby([table["task"], group, table["seed"]]).idxmax()
-    return table.index.to_series().isin(best)
+    setting = table.groupby(["contender", "lr", "weight_decay"]).ngroup()
+    own = (table["task"] + ": " + group).where(group.notna())
+    return chosen_by_others(table["validation"], setting, own, table["seed"])
 
 
 def measure(runs: pd.DataFrame) -> pd.DataFrame:

@@ -1,11 +1,9 @@
 """Measure test accuracy and size of the updates of the runs of `ctadam.experiments.k_sweep.runs`."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from ctadam.analysis.seeds import means_of_others
+from ctadam.analysis.seeds import chosen_by_others
 from ctadam.storage.tables import sort_rows
 
 #: Columns that identify a run.
@@ -62,13 +60,13 @@ def pairs(table: pd.DataFrame) -> pd.DataFrame:
     both = table[table["k"] == 2].merge(numbers, on=["norm", "lr", "seed"], suffixes=("", "_adam"))
     ratio = both["update_rms"] / both["update_rms_adam"]
     both = both.assign(rms_ratio=ratio, raised_lr=both["lr"] * ratio)
-    curves = {key: rows.sort_values("lr") for key, rows in adam.groupby(["norm", "seed"])}
-    raised = []
-    for norm, seed, lr in both[["norm", "seed", "raised_lr"]].itertuples(index=False):
-        curve = curves[norm, seed]
-        accuracy = np.interp(np.log(lr), np.log(curve["lr"]), curve["accuracy"], left=np.nan, right=np.nan)
-        raised.append(accuracy)
-    gains = both.assign(gain=both["accuracy"] - both["accuracy_adam"], raised_gain=both["accuracy"] - np.array(raised))
+    raised = pd.Series(np.nan, index=both.index)
+    for (norm, seed), rows in both.groupby(["norm", "seed"]):
+        curve = adam[(adam["norm"] == norm) & (adam["seed"] == seed)].sort_values("lr")
+        with np.errstate(divide="ignore"):
+            rates = np.log(rows["raised_lr"]), np.log(curve["lr"])
+        raised[rows.index] = np.interp(*rates, curve["accuracy"], left=np.nan, right=np.nan)
+    gains = both.assign(gain=both["accuracy"] - both["accuracy_adam"], raised_gain=both["accuracy"] - raised)
     return gains[["norm", "strategy", "lr", "seed", "gain", "rms_ratio", "raised_lr", "raised_gain"]]
 
 
@@ -82,14 +80,9 @@ def tuned(table: pd.DataFrame) -> pd.DataFrame:
         DataFrame, one row per network, optimizer and seed: ``norm``, ``k``, ``strategy``, ``seed``, ``lr``, ``accuracy`` and
         ``at_end``, whether the learning rate is the lowest or highest. Only the rates that 2-Adam has, too, are used.
     """
-    columns = ["norm", "k", "strategy", "seed", "lr", "accuracy", "at_end"]
     rates = sorted(table.loc[table["k"] == 2, "lr"].unique())
-    chosen = []
-    both = table[(table["k"] <= 2) & table["lr"].isin(rates)]
-    for (norm, k, strategy), rows in both.groupby(["norm", "k", "strategy"], sort=False):
-        wide = rows.pivot(index="lr", columns="seed", values="accuracy")
-        # Rounding makes ties of accuracies exact. `idxmax` resolves them to the lowest rate.
-        best: Any = means_of_others(wide).round(12).idxmax()
-        for seed, lr in best.items():
-            chosen.append((norm, k, strategy, seed, lr, wide[seed][lr], lr in (rates[0], rates[-1])))
-    return pd.DataFrame(chosen, columns=columns)
+    both = table[(table["k"] <= 2) & table["lr"].isin(rates)].sort_values("lr", kind="stable")
+    optimizer = both.groupby(["norm", "k", "strategy"]).ngroup()
+    best = both[chosen_by_others(both["accuracy"], both["lr"], optimizer, both["seed"])]
+    columns = ["norm", "k", "strategy", "seed", "lr", "accuracy"]
+    return best[columns].assign(at_end=best["lr"].isin([*rates[:1], *rates[-1:]])).sort_values(columns[:4])
