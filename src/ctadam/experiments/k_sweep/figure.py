@@ -77,7 +77,7 @@ def _points(ax: Axes, x: Any, found: pd.DataFrame, **look: Any) -> None:
 def _error_axis(ax: Axes) -> None:
     """Set a logarithmic axis of errors with plain numbers. Intervals can reach 0, which it cannot show."""
     lines = [y for line in ax.lines for y in np.asarray(line.get_ydata(), dtype=float) if y > 0]
-    ax.set(ylabel="test error at the end", yscale="log", ylim=(min(lines) / 1.6, 1.05))
+    ax.set(ylabel="test error at the end", yscale="log", ylim=(min(lines) / 2, 1.05))
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
@@ -118,9 +118,9 @@ def _gains(ax: Axes, table: pd.DataFrame) -> None:
             if len(runs):
                 found = _intervals(runs.groupby("lr")[column])
                 _points(ax, found.index * 1.05 ** SHIFTS[strategy], found, mfc=fill, ls=line, **look)
-    for fill, label in (("0.4", "at equal rates"), ("w", "Adam's rate raised to equal steps")):
+    for fill, label in (("0.4", "equal rates"), ("w", "equal steps")):
         ax.plot([], [], "o", ms=3.5, color="0.4", mfc=fill, label=label)
-    ax.legend(loc="best", handletextpad=0.2)
+    ax.legend(loc="upper left", handletextpad=0.2)
     ax.axhline(0, color="0.7", lw=0.6, zorder=0)
     ax.set(xlabel=r"learning rate $\eta$ of 2-Adam", xscale="log")
     ax.set(ylabel="gain in accuracy over Adam", title="gain of the second stage, network of (a)")
