@@ -125,7 +125,7 @@ def test_few_seeds_leave_the_claim_open():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("family", ["2-Adam", "AdamW"])
 def test_a_result_without_a_number_never_reproduces(family, value):
-    evidence = made(**scores(0.9, 0.8, 0.7))
+    evidence = made(seeds=6, **scores(0.9, 0.8, 0.7))  # five seeds are left
     chosen = evidence.table.query(f"family == '{family}' and chosen_in_family and seed == 0").index
     evidence.table.loc[chosen, "value"] = value
     assert judge("K4", evidence).verdict == INCONCLUSIVE

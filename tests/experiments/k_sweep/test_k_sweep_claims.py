@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from ctadam.analysis.verdicts import CLAIMS, CONTRADICTED, IN_PART, INCONCLUSIVE, REPRODUCED, Evidence
-from ctadam.experiments.k_sweep import claims
 from ctadam.experiments.k_sweep.claims import RATES, SMALL_RATES, STRATEGIES
 
 LRS = [*RATES, 1e-2, 3e-2]
@@ -15,7 +14,7 @@ LRS = [*RATES, 1e-2, 3e-2]
 ADAM_LRS = [2e-4, 4.5e-4, 8e-4, 1.5e-3]
 #: Standard deviation over seeds of an accuracy; earlier runs of this size had 0.015.
 SPREAD = 0.02
-NOISE = 0.002 * np.array([-1.0, 1.0, 0.5, -0.5, 0.0])
+NOISE = 0.002 * np.array([-1.0, 1.0, 0.5, -0.5, 0.0, 0.0])
 
 
 class Made(Evidence):
@@ -203,6 +202,7 @@ def test_runs_that_all_diverged_leave_every_claim_open(id):
     [
         ("K1", "accuracy", "k == 2 and not norm"),
         ("K2", "accuracy", "k == 8"),
+        ("K2", "accuracy", "k == 1"),
         ("K6", "accuracy", "k == 2 and not norm"),
         ("K6", "update_rms", "k == 2 and not norm"),
         ("K6", "update_rms", "k == 1 and not norm"),
@@ -212,11 +212,10 @@ def test_runs_that_all_diverged_leave_every_claim_open(id):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_run_without_a_number_never_reproduces(id, column, which, value):
     """In every strategy's runs of one seed, so that no level is left without it."""
-    table = favourable()
+    table = favourable(seeds=6)  # five seeds are left
     table.loc[table.query(f"{which} and seed == 0").index, column] = value
-    assert REPRODUCED not in [
-        level.verdict for level in judge(id, table).levels if level.name != claims.NETWORKS[False]
-    ]
+    found = judge(id, table)
+    assert REPRODUCED not in found.by_level.values() and all(level.lost for level in found.levels)
 
 
 def rates(id, gain, larger=lambda k, s, norm: 0.9, draws=400, spread=SPREAD):

@@ -1,7 +1,7 @@
 """Claims K1, K2, K6 and K7: 2-Adam against Adam by learning rate and network, and larger k (arXiv 2411.05746, k-Adam)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,18 @@ def _too_short(table: pd.DataFrame) -> str:
 
 
 def _unless(why: str, level: Level) -> Level:
-    """Return the level, undecided for the reason ``why`` unless that is empty. An earlier reason stays."""
-    return dataclasses.replace(level, undecided=level.undecided or why)
+    """Return the level, undecided for the reason ``why`` unless that is empty."""
+    return dataclasses.replace(level, undecided=why or level.undecided)
 
 
 def _mean(runs: pd.DataFrame, column: str, name: str, part: str = "") -> Level:
     """Return a level with the mean of a column over seeds; undecided if there is no run."""
     return mean_over_seeds(runs[column], name, part) if len(runs) else undecided("no run", name, part)
+
+
+def _judgement(levels: Sequence[Level], numbers: Mapping[str, float]) -> Judgement:
+    """Return the judgement without the numbers for which there is no run."""
+    return Judgement(levels, {name: value for name, value in numbers.items() if not np.isnan(value)})
 
 
 @claim(
@@ -76,10 +81,11 @@ def _k1(e: Evidence) -> Judgement:
             own = runs[runs["strategy"] == strategy]
             levels.append(_unless(why, _mean(own, "gain", f"lr = {lr:g}", strategy)))
         numbers[f"accuracy of Adam, lr = {lr:g}"] = float(adam.loc[adam["lr"] == lr, "accuracy"].mean())
+    # Equal rates are not equal steps.
     for strategy in STRATEGIES:
         ratios = compared.loc[compared["strategy"] == strategy, "rms_ratio"]
         numbers[f"median ratio of update r.m.s. to Adam's, {strategy}"] = float(ratios.median())
-    return Judgement(levels, numbers)
+    return _judgement(levels, numbers)
 
 
 @claim(
@@ -103,17 +109,18 @@ def _k2(e: Evidence) -> Judgement:
         largest = int(runs["k"].max()) if len(runs) else 0
         why = _too_short(runs) if largest >= LARGE_K else f"no run with k of {LARGE_K} or more"
         adam = runs[runs["k"] == 1]
-        chance = float(adam["chance_level"].mean())
-        way = float(adam["accuracy"].mean()) - chance
+        chance, known = float(adam["chance_level"].mean()), adam["accuracy"][np.isfinite(adam["accuracy"])]
+        way = float(known.mean()) - chance
         for strategy in STRATEGIES:
             own = runs[(runs["strategy"] == strategy) & (runs["k"] > 1)]
             level = _lowest({k: (group["accuracy"] - chance) / way for k, group in own.groupby("k")}, name, strategy)
+            level = dataclasses.replace(level, lost=level.lost + len(adam) - len(known))
             levels.append(_unless(why, level))
             numbers[f"accuracy at k = {largest}, {strategy}, {name}"] = float(
                 own.loc[own["k"] == largest, "accuracy"].mean()
             )
-        numbers[f"accuracy of Adam, {name}"] = float(adam["accuracy"].mean())
-    return Judgement(levels, numbers)
+        numbers[f"accuracy of Adam, {name}"] = float(known.mean())
+    return _judgement(levels, numbers)
 
 
 def _lowest(shares: Mapping[Any, pd.Series], name: str, part: str) -> Level:
@@ -160,7 +167,7 @@ def _k6(e: Evidence) -> Judgement:
             levels.append(_unless(short or why, _mean(runs, "raised_gain", name)))
             numbers[f"ratio of update r.m.s., {name}"] = float(runs["rms_ratio"].mean())
             numbers[f"gain at equal rates, {name}"] = float(runs["gain"].mean())
-    return Judgement(levels, numbers)
+    return _judgement(levels, numbers)
 
 
 @claim(
@@ -192,10 +199,10 @@ def _k7(e: Evidence) -> Judgement:
             gains[norm] = second["accuracy"] - adam["accuracy"]
             at_end += [rows["at_end"].mean() > 0.5 for rows in (adam, second)]
             numbers[f"gain {name}, {strategy}"] = float(gains[norm].mean())
-        difference = (gains[False] - gains[True]).dropna()
+        difference = gains[False] - gains[True]
         why = "the best rate is at an end of the grid" if any(at_end) else ""
         level = mean_over_seeds(difference, strategy) if len(difference) else undecided("no run", strategy)
         levels.append(_unless(short or why, level))
     for norm, name in NETWORKS.items():
         numbers[f"accuracy of Adam {name}"] = float(optimizer(norm, 1, "naive")["accuracy"].mean())
-    return Judgement(levels, numbers)
+    return _judgement(levels, numbers)
