@@ -32,14 +32,67 @@ def apply(page, directory):
     return touched
 
 
-@pytest.fixture(scope="module")
-def changed(root, page, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("changed")
+def copy_of(root, directory):
+    """Copy what the workflow needs of the checkout."""
     for name in ("src", "workflow", "profiles"):
         shutil.copytree(root / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "environment.yml", "pyproject.toml"):
         shutil.copy(root / name, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def changed(root, page, tmp_path_factory):
+    directory = copy_of(root, tmp_path_factory.mktemp("changed"))
     return directory, apply(page, directory)
+
+
+@pytest.fixture(scope="module")
+def with_optimizer(root, page, tmp_path_factory):
+    """Copy of the checkout with the page's further optimizer, and the file that was edited."""
+    directory = copy_of(root, tmp_path_factory.mktemp("optimizer"))
+    ((table, path, entry),) = re.findall(r"Add to `(\w+)` in `([^`]+)`:" + BLOCK, page, re.DOTALL)
+    text = (directory / path).read_text(encoding="utf-8")
+    start = text.index(f"\n{table} = {{")
+    end = text.index("\n}\n", start) + 1
+    (directory / path).write_text(text[:end] + entry + text[end:], encoding="utf-8")
+    return directory, path
+
+
+def in_copy(directory, code):
+    """Run code with the package of a copy, and return what it prints."""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, 'src'); {code}"]
+    environment = {"PYTHONPATH": str(directory / "src"), "PATH": ""}
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True, env=environment).stdout
+
+
+def test_one_entry_makes_an_optimizer_a_contender(with_optimizer):
+    directory, path = with_optimizer
+    code = """
+import json
+from ctadam.artifact import config
+from ctadam.experiments import configure
+from ctadam.experiments.baselines import figure, predict, runs
+table = runs.grid(configure("baselines", config.resolve("smoke")["baselines"]))
+table, count = table[table["contender"] == "Adadelta"], table["contender"].value_counts()
+predicted = predict.predict(table.rename(columns={"steps": "step"}))
+print(json.dumps([int(count["Adadelta"] - count["AdamW"]), sorted(set(predicted["bytes"])), figure.looks()["Adadelta"]]))
+"""
+    missing, moved, look = json.loads(in_copy(directory, code))
+    assert missing == 0 and moved == [28] and look.keys() == {"color", "marker"}
+    command = [sys.executable, "-m", "ruff", "format", "--check", path]
+    assert subprocess.run(command, cwd=directory, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow  # .ci/run calls it by itself
+def test_figure_9_shows_the_further_optimizer(with_optimizer):
+    directory, _ = with_optimizer
+    words = ["--cores", "1", "fig9", "--config", "scale=smoke"]
+    done = subprocess.run([sys.executable, "-m", "snakemake", *words], cwd=directory, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (directory / "paper_figures/fresh/smoke/fig9_baselines.png").stat().st_size > 10_000
+    measured = (directory / "results/fresh/smoke/baselines/measurements.csv").read_text(encoding="utf-8")
+    assert measured.count("Adadelta") > 1
 
 
 def test_an_experiment_is_one_folder(changed):

@@ -319,7 +319,8 @@ TRAINED_BY_TRAINER = set(EXPERIMENTS) - {"quadratic", "tightness", "trajectory"}
         ("experiments/k_sweep/runs.py", {"train_k_sweep", "train_baselines"}),
         (
             "training/torch_optimizers.py",
-            {f"train_{name}" for name in EXPERIMENTS} - {"train_quadratic", "train_tightness", "train_trajectory"},
+            {f"train_{name}" for name in EXPERIMENTS} - {"train_quadratic", "train_tightness", "train_trajectory"}
+            | {"draw_fig9"},
         ),
         ("optim/fused.py", set()),
         ("analysis/slopes.py", {"measure_growth", "measure_practice", "draw_fig2", "draw_fig8"}),

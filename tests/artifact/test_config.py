@@ -289,7 +289,7 @@ def test_values_at_the_edge_of_what_is_allowed_are_accepted(words):
 def test_more_shards_than_runs_are_refused_before_any_run(tmp_path, capsys):
     words = ["run", "k_sweep", "--scale", "smoke", "--set", "k_sweep.shards=99", "--out", str(tmp_path / "out")]
     assert cli.main(words) == 1
-    message = "ctadam: k_sweep.shards: 99 is not allowed (allowed: integer in [1, 36], the number of runs)\n"
+    message = "ctadam: k_sweep.shards: 99 is not allowed (allowed: integer in [1, 78], the number of runs)\n"
     assert capsys.readouterr().err == message and not (tmp_path / "out").exists()
 
 

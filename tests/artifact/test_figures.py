@@ -77,7 +77,6 @@ def module_in(file):
         ("fig6", "experiments/quadratic/figure.py: NAMES", "noise"),
         ("fig8", "experiments/practice/figure.py: DTYPES", "float32"),
         ("fig8", "experiments/practice/figure.py: TOKENS", "characters"),
-        ("fig9", "analysis/style.py: FAMILIES", "AdamW"),
         ("fig9", "experiments/baselines/figure.py: NAMES", "text"),
     ],
 )
@@ -97,6 +96,7 @@ def test_a_missing_colour_marker_or_name_says_where_to_add_it(smoke, tmp_path, m
         ("fig2", "experiments/growth/figure.py", "FILLED"),
         ("fig6", "experiments/quadratic/figure.py", "LOOKS"),
         ("fig8", "experiments/practice/figure.py", "EPS"),
+        ("fig9", "analysis/style.py", "OPTIMIZERS"),
     ],
 )
 def test_more_values_than_markers_says_where_to_add_more(smoke, tmp_path, monkeypatch, capsys, figure, file, name):

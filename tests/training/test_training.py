@@ -1,5 +1,7 @@
 """Test the trainer: records equal independent computations, and runs do not depend on each other."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -272,7 +274,7 @@ class Decayed:
 
     def __init__(self, parameters, point):
         self.parameters, self.keep = list(parameters), 1 - point.lr * point.weight_decay
-        kind, options = TORCH_OPTIMIZERS[point.optimizer]
+        _, kind, options, *_ = TORCH_OPTIMIZERS[point.optimizer]
         self.optimizer = kind(self.parameters, lr=point.lr, weight_decay=0.0, **options(point._asdict()))
 
     def zero_grad(self):
@@ -308,7 +310,7 @@ def test_decoupled_decay_equals_torchs(name):
     """For optimizers whose decay torch decouples, ``weight_decay`` gives the same run."""
 
     def own(parameters, point):
-        kind, options = TORCH_OPTIMIZERS[name]
+        _, kind, options, *_ = TORCH_OPTIMIZERS[name]
         decoupled = {} if name == "adamw" else {"decoupled_weight_decay": True}
         return kind(parameters, lr=point.lr, weight_decay=point.weight_decay, **options(point._asdict()), **decoupled)
 
@@ -316,6 +318,37 @@ def test_decoupled_decay_equals_torchs(name):
     table = fit(task, chunk=1, **columns, optimizer=name)
     (point,) = points(**columns, optimizer=name).itertuples()
     assert table["train_loss"].tolist() == by_hand(task, point, own)[0]
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_update_rms_is_over_all_weights(chunk):
+    """Padding does not count, and the other records stay the same."""
+    settings = {
+        "beta1": [0.0, 0.0],
+        "lr": [0.1, 0.2],
+        "weight_decay": 0.5,
+        "optimizer": "sgd",
+        "state_dtype": "float32",
+    }
+    rows, task = points(**settings, steps=2), classes(perceptron)
+    table = train(rows, task=task, device=CPU, chunk=chunk, update_rms=True)
+    weights, order = generators(0)
+    model, numbers = task.build(weights), torch.randint(task.examples, (2, task.batch), generator=order)[0]
+    inputs, targets = task.read(numbers)
+    grads = torch.autograd.grad(task.loss(model(inputs), targets), list(model.parameters()))
+    expected = torch.cat([g.flatten() for g in grads]).square().mean().sqrt().item()
+    assert table.loc[table["step"] == 0, "update_rms"].tolist() == pytest.approx([expected] * 2, rel=1e-4)
+    pd.testing.assert_frame_equal(table.drop(columns="update_rms"), train(rows, task=task, device=CPU, chunk=chunk))
+
+
+def test_validation_examples_are_tested_like_the_test_set(task):
+    halves = [tuple(part[half] for part in task.test) for half in (slice(1), slice(1, None))]
+    both = fit(
+        dataclasses.replace(task, test=halves[0], validation=halves[1]), chunk=2, **{n: v[:2] for n, v in MIXED.items()}
+    )
+    for name, half in zip(("test_loss", "validation_loss"), halves, strict=True):
+        alone = fit(dataclasses.replace(task, test=half), chunk=2, **{n: v[:2] for n, v in MIXED.items()})
+        assert both[name].equals(alone["test_loss"])
 
 
 def test_recorded_update_is_the_change_of_the_parameters():

@@ -57,3 +57,25 @@ def means_of_others(table: pd.DataFrame) -> pd.DataFrame:
     if table.shape[1] < 2:
         return table
     return pd.DataFrame({seed: table.drop(columns=seed).mean(axis=1) for seed in table})
+
+
+def chosen_by_others(scores: pd.Series, setting: pd.Series, group: pd.Series, seed: pd.Series) -> pd.Series:
+    """Return for each run whether its setting has the best mean score over the other seeds of its group.
+
+    Args:
+        scores: one number per run, larger is better. Numbers that are not finite do not count.
+        setting: setting of each run, such as its learning rate; unique within a group.
+        group: group of each run, within which one setting is chosen; a run with the group NaN is never chosen.
+        seed: seed of each run. A single seed chooses by its own runs.
+
+    Returns:
+        Series of bool, True for exactly one run per group and seed. Ties go to the first run.
+    """
+    known = np.isfinite(scores)
+    filled = scores.where(known, 0.0)
+    keys = [group, setting]
+    total, count = (values.groupby(keys).transform("sum") for values in (filled, known.astype(float)))
+    others = (total - filled) / (count - known)
+    # Rounding makes ties of accuracies exact.
+    others = others.where(count - known > 0, scores.where(known, -np.inf)).round(12)
+    return scores.index.to_series().isin(others.groupby([group, seed]).idxmax())

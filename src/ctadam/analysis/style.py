@@ -86,21 +86,21 @@ STRATEGIES = Table(
         "naive": {"color": _PALETTE[3], "marker": "D"},
     },
 )
-#: Optimizers in the comparison with k-Adam.
-FAMILIES = Table(
-    "analysis/style.py: FAMILIES",
-    {
-        "2-Adam": {"color": _PALETTE[0], "marker": "o"},
-        "2-Adam unsmoothed": {"color": _PALETTE[9], "marker": "P"},
-        "AdamW": {"color": "0.15", "marker": "s"},
-        "NAdam": {"color": _PALETTE[1], "marker": "v"},
-        "RAdam": {"color": _PALETTE[2], "marker": "D"},
-        "Adamax": {"color": _PALETTE[7], "marker": "^"},
-        "RMSprop": {"color": _PALETTE[3], "marker": "X"},
-        "Adagrad": {"color": _PALETTE[4], "marker": "*"},
-        "SGD, momentum": {"color": _PALETTE[5], "marker": "p"},
-    },
-)
+#: Looks of the optimizers in the comparison with k-Adam, in the order of their registry.
+OPTIMIZERS: list[dict[str, Any]] = [
+    {"color": _PALETTE[0], "marker": "o"},
+    {"color": _PALETTE[9], "marker": "P"},
+    {"color": "0.15", "marker": "s"},
+    {"color": _PALETTE[1], "marker": "v"},
+    {"color": _PALETTE[2], "marker": "D"},
+    {"color": _PALETTE[7], "marker": "^"},
+    {"color": _PALETTE[3], "marker": "X"},
+    {"color": _PALETTE[4], "marker": "*"},
+    {"color": _PALETTE[5], "marker": "p"},
+    {"color": _PALETTE[6], "marker": "h"},
+    {"color": _PALETTE[8], "marker": "d"},
+    {"color": "0.55", "marker": "<"},
+]
 #: Line styles of the models.
 MODEL_LINES = Table("analysis/style.py: MODEL_LINES", {"mlp": "--", "transformer": "-"})
 

@@ -126,7 +126,8 @@ class _Recorder:
         which: Tensor,
         seeds: int,
         lr: Sequence[float],
-        scored: bool = False,
+        tests: Sequence[str] = ("test_loss",),
+        update_rms: bool = False,
     ) -> None:
         device, runs = start.device, len(start)
         self.layout, self.start, self.which = layout, start, which
@@ -139,8 +140,11 @@ class _Recorder:
         self.watch = {position[name]: part for name, part in watch.items()}
         self.last_seen = torch.full((seeds, int(self.first[-1])), -1, device=device)
         self.integers = torch.full((steps, 2, runs), -1, dtype=torch.int64, device=device)
-        #: The last columns are the test loss, and the score if there is one.
-        self.numbers = torch.full((steps, 7 if scored else 6, runs), math.nan, dtype=torch.float64, device=device)
+        #: Columns from the sixth on: results of the tests, and r.m.s. of the update.
+        self.further = [*tests, *(["update_rms"] if update_rms else [])]
+        self.tests = len(tests)
+        self.weights = sum(math.prod(shape) for shape in layout.shapes.values())  # a row of parameters is padded
+        self.numbers = torch.full((steps, 5 + len(self.further), runs), math.nan, dtype=torch.float64, device=device)
         self.step = -1
 
     def record(self, step: int, batch: tuple[Tensor, Tensor]) -> None:
@@ -152,6 +156,9 @@ class _Recorder:
 
     def after_step(self, change: Tensor, params: Tensor, loss: Tensor) -> None:
         """Record −lr·u (which is overwritten), the new parameters, and the loss before the step."""
+        if "update_rms" in self.further:
+            norm = torch.linalg.vector_norm(change, dim=1, dtype=torch.float64)
+            self.numbers[self.step, -1] = norm / self.lr / math.sqrt(self.weights)
         change.abs_()
         rows = [
             change[:, place].view(len(change), shape[0] if shape else 1, -1).amax(-1)
@@ -168,8 +175,8 @@ class _Recorder:
         numbers[4] = loss
 
     def test(self, values: Tensor) -> None:
-        """Record the test loss, and the score if there is one."""
-        self.numbers[self.step, 5:] = values
+        """Record the results of the tests, see `Task.tests`."""
+        self.numbers[self.step, 5 : 5 + self.tests] = values
 
     def finite(self) -> np.ndarray:
         """Return for each run whether all records up to this step are finite. Waits for the device."""
@@ -183,7 +190,6 @@ class _Recorder:
         length = int(bad.argmax()) + 1 if bad.any() else len(bad)
         numbers, (row, unseen) = numbers[:length], integers[:length].T
         tensor = np.searchsorted(self.first, row, side="right") - 1
-        score = {"test_score": numbers[:, 6]} if numbers.shape[1] > 6 else {}
         return pd.DataFrame(
             {
                 "step": np.arange(length, dtype=np.int32),
@@ -195,8 +201,7 @@ class _Recorder:
                 "param_norm": numbers[:, 2],
                 "displacement_max": numbers[:, 3],
                 "train_loss": numbers[:, 4],
-                "test_loss": numbers[:, 5],
-                **score,
+                **{name: numbers[:, 5 + i] for i, name in enumerate(self.further)},
                 "diverged_at": np.int32(length - 1 if bad.any() else -1),
             }
         )
@@ -266,11 +271,15 @@ class _Gradient:
 
     @torch.no_grad()
     def test(self) -> Tensor:
-        """Return loss and score, shape (1 or 2, runs)."""
+        """Return the results of the tests, shape (`Task.tests`, runs)."""
         tests = self.many_tests if self.batched else lambda *arguments: self.tests(*arguments)[:, None]
-        # Add one batch after another, because the order of a sum over a stack may depend on the number of runs.
-        total: Any = sum(tests(self.views, x, y) for x, y in zip(*self.task.test, strict=True))
-        return total / len(self.task.test[0])
+        means = []
+        for part in (self.task.test, self.task.validation):
+            if part is not None:
+                # Add one batch after another, because the order of a sum over a stack may depend on the number of runs.
+                total: Any = sum(tests(self.views, x, y) for x, y in zip(*part, strict=True))
+                means.append(total / len(part[0]))
+        return torch.cat(means)
 
 
 def _optimizer(runs: pd.DataFrame, params: Tensor, state_dtype: torch.dtype, steps: int) -> Any:
@@ -295,7 +304,12 @@ def _optimizer(runs: pd.DataFrame, params: Tensor, state_dtype: torch.dtype, ste
 
 
 def _train_chunk(
-    runs: pd.DataFrame, task: Task, device: torch.device, batched: bool, progress: Callable[[int], object]
+    runs: pd.DataFrame,
+    task: Task,
+    device: torch.device,
+    batched: bool,
+    progress: Callable[[int], object],
+    update_rms: bool = False,
 ) -> list[pd.DataFrame]:
     """Return one table per run of a chunk.
 
@@ -317,9 +331,8 @@ def _train_chunk(
     draws = torch.stack([task.draw(steps, order) for _, order in sources], 1).to(device)
     which = torch.from_numpy(inverse).to(device)
     optimizer = _optimizer(runs, params, state_dtype, steps)
-    recorder = _Recorder(
-        layout, start, steps, task.watch, which, len(seeds), runs["lr"].tolist(), task.score is not None
-    )
+    lr = runs["lr"].tolist()
+    recorder = _Recorder(layout, start, steps, task.watch, which, len(seeds), lr, task.tests, update_rms)
     norms = torch.tensor(runs["clip"].to_numpy(), dtype=torch.float32)
     clip = norms.to(device) if norms.isfinite().any() else None
     autocast = PRECISIONS[common["precision"]]
@@ -373,6 +386,7 @@ def train(
     device: torch.device,
     chunk: int | None = None,
     progress: Callable[[int], object] = lambda amount: None,
+    update_rms: bool = False,
 ) -> pd.DataFrame:
     """Train the task's model once per run and record every step.
 
@@ -389,6 +403,7 @@ def train(
         device: where to train.
         chunk: number of runs trained together; `chunk_size` by default.
         progress: called with the number of steps since the last call, summed over runs.
+        update_rms: also record the root mean square of the update.
 
     Returns:
         DataFrame with one row per step, sorted by run and step. It has the run's columns and
@@ -400,7 +415,8 @@ def train(
           tensor;
         - ``param_max``, ``param_norm``, ``displacement_max``: ‖θ‖_∞, ‖θ‖₂, ‖θ − θ_0‖_∞;
         - ``train_loss``: loss before the step, in the task's unit;
-        - ``test_loss``: loss after the step, NaN where not computed; with it ``test_score``, if the task has a score;
+        - ``test_loss``: loss after the step, NaN where not computed; with it the other results in `Task.tests`;
+        - ``update_rms``, if requested: root mean square of u_n over all weights;
         - ``diverged_at``: first step with a record that is not finite, which is the last row of its run; −1 if none.
 
     Raises:
@@ -417,7 +433,8 @@ def train(
         for first in range(0, len(group), chunk):
             rows = group.iloc[first : first + chunk]
             trained = rows.iloc[np.minimum(np.arange(chunk), len(rows) - 1)] if fill else rows
-            chunk_tables = _train_chunk(trained, task, device, chunk > 1, _share(progress, len(rows), len(trained)))
+            own = _share(progress, len(rows), len(trained))
+            chunk_tables = _train_chunk(trained, task, device, chunk > 1, own, update_rms)
             tables |= dict(zip(rows.index, chunk_tables[: len(rows)], strict=True))
     columns = [c for c in runs if c != "steps"]
     parts = []

@@ -34,6 +34,7 @@ class Task:
         score: a second test measure with the arguments of ``loss``, such as the accuracy; or None.
         watch: parameters whose rows belong to tokens, with 0 for tokens of the inputs and 1 for tokens of the targets.
         once: no example is drawn twice in a run. Otherwise examples are drawn with replacement.
+        validation: held-out training examples, measured like ``test``; or None.
     """
 
     build: Callable[[torch.Generator], nn.Module]
@@ -46,6 +47,7 @@ class Task:
     score: Callable[[Tensor, Tensor], Tensor] | None = None
     watch: Mapping[str, int] = field(default_factory=dict)
     once: bool = False
+    validation: tuple[Tensor, Tensor] | None = None
 
     def draw(self, steps: int, generator: torch.Generator) -> Tensor:
         """Draw the examples of a run as indices, int64 of shape (steps, batch). A longer run begins with those of a shorter one.
@@ -60,6 +62,12 @@ class Task:
                 f"{steps} steps of {self.batch} examples would repeat some of the {self.examples} examples"
             )
         return torch.randperm(self.examples, generator=generator)[: steps * self.batch].view(steps, self.batch)
+
+    @property
+    def tests(self) -> list[str]:
+        """Names of the results of a test: the loss and, if there is one, the score, on each set of examples."""
+        sets = ["test", *(["validation"] if self.validation is not None else [])]
+        return [f"{name}_{measure}" for name in sets for measure in ("loss", "score")[: 2 if self.score else 1]]
 
     @property
     def weights(self) -> int:
@@ -84,6 +92,7 @@ def language(
     test_every: int,
     device: torch.device,
     once: bool = False,
+    validation_fraction: float = 0.0,
 ) -> Task:
     """Return next-token prediction by a `ctadam.models.transformer.Transformer`; the loss is in nats per token.
 
@@ -98,10 +107,15 @@ def language(
         test_every: see `Task`.
         device: where the text is stored.
         once: the windows do not overlap, and a run reads each at most once.
+        validation_fraction: share of the training text, at its end, that is held out as `Task.validation`.
     """
-    stream = batches(corpus.test, batch=batch, context=context, generator=torch.Generator().manual_seed(_TEST_SEED))
-    inputs, targets = zip(*(next(stream) for _ in range(test_batches)), strict=True)
-    tokens = corpus.train.to(device)
+    cut = len(corpus.train) - int(len(corpus.train) * validation_fraction)
+    tokens = corpus.train[:cut].to(device)
+
+    def drawn(part: Tensor) -> tuple[Tensor, Tensor]:
+        stream = batches(part, batch=batch, context=context, generator=torch.Generator().manual_seed(_TEST_SEED))
+        inputs, targets = zip(*(next(stream) for _ in range(test_batches)), strict=True)
+        return torch.stack(inputs).to(device), torch.stack(targets).to(device)
 
     def build(generator: torch.Generator) -> Transformer:
         return Transformer(
@@ -119,8 +133,9 @@ def language(
         batch=batch,
         read=lambda indices: windows(tokens, indices * context if once else indices, context=context),
         loss=_next_token_loss,
-        test=(torch.stack(inputs).to(device), torch.stack(targets).to(device)),
+        test=drawn(corpus.test),
         test_every=test_every,
+        validation=drawn(corpus.train[cut:]) if validation_fraction else None,
         # Each row belongs to one token: as an input, and as a target.
         watch={"embedding.weight": 0, "head.weight": 1},
         once=once,
@@ -174,6 +189,7 @@ def images(
     test_batch: int,
     test_every: int,
     device: torch.device,
+    validation_fraction: float = 0.0,
 ) -> Task:
     """Return classification of randomly shifted and mirrored images by a `CNN`; cross-entropy in nats, and test accuracy.
 
@@ -191,11 +207,13 @@ def images(
         test_batch: images per test batch; the test set is truncated to whole batches.
         test_every: see `Task`.
         device: where the data are stored, as bytes.
+        validation_fraction: share of the training images, the last ones, that is held out as `Task.validation`.
 
     Raises:
-        ArtifactError: if ``test_batch`` exceeds the number of test images.
+        ArtifactError: if ``test_batch`` exceeds the number of test or validation images.
     """
-    pixels, labels = (part.to(device) for part in data.train)
+    cut = len(data.train[1]) - int(len(data.train[1]) * validation_fraction)
+    pixels, labels = (part[:cut].to(device) for part in data.train)
     _, depth, height, width = pixels.shape
     side, mirrors = 2 * shift + 1, 2 if flip else 1
     places = side * side * mirrors
@@ -223,17 +241,22 @@ def images(
             generator=generator,
         )
 
-    count = len(data.test[1]) // test_batch
-    if not count:
-        raise ArtifactError(f"test_batch: {test_batch} is more than the {len(data.test[1])} test images")
-    inputs, targets = (part[: count * test_batch].unflatten(0, (count, test_batch)).to(device) for part in data.test)
+    def whole_batches(part: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
+        count = len(part[1]) // test_batch
+        if not count:
+            raise ArtifactError(f"test_batch: {test_batch} is more than the {len(part[1])} {name} images")
+        inputs, targets = (x[: count * test_batch].unflatten(0, (count, test_batch)).to(device) for x in part)
+        return (inputs - mean) / deviation, targets
+
+    held_out = data.train[0][cut:], data.train[1][cut:]
     return Task(
         build=build,
         examples=len(labels) * places,
         batch=batch,
         read=read,
         loss=F.cross_entropy,
-        test=((inputs - mean) / deviation, targets),
+        test=whole_batches(data.test, "test"),
         test_every=test_every,
         score=accuracy,
+        validation=whole_batches(held_out, "validation") if validation_fraction else None,
     )

@@ -1,26 +1,27 @@
 """Parameters of the baselines."""
 
-from typing import Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from ctadam.experiments import settings
 from ctadam.experiments.settings import (
     ABSENT,
     Beta,
     Count,
+    Distinct,
     Eps,
     Experiment,
     Images,
+    Inner,
     LearningRates,
     Network,
     Seeds,
     Sequences,
     Settings,
-    Several,
-    Source,
+    String,
     TestBatches,
     TestEvery,
-    TestFraction,
     Tokens,
     Transformer,
     WeightDecays,
@@ -28,12 +29,10 @@ from ctadam.experiments.settings import (
 )
 
 
-class Text(Settings):
+class Text(settings.Text):
     """The second task: a language model."""
 
-    source: Source
     tokenization: Tokens
-    test_fraction: TestFraction
     model: Transformer
     batch: Sequences
     test_batches: TestBatches
@@ -49,36 +48,21 @@ class Steps(Settings):
 
 
 class Config(Experiment):
-    """2-Adam against baselines whose learning rate and weight decay are swept: claims K4, K5; figure 9."""
+    """2-Adam against baselines whose learning rate and weight decay are tuned: claims K4, K5; figure 9."""
 
-    shards: Count = Field(description="independent jobs; divisors of twice the number of contenders keep them whole")
     # Required for the tasks that have steps, see below.
     images: Images = Field(default=ABSENT)
     network: Network = Field(default=ABSENT)
     text: Text = Field(default=ABSENT)
+    validation_fraction: Inner = Field(description="part of the training set kept for tuning")
     steps: Steps
     test_every: TestEvery
-    contenders: Several[
-        Literal[
-            "2-Adam inverse-exp",
-            "2-Adam uniform",
-            "2-Adam exp",
-            "2-Adam naive",
-            "2-Adam unsmoothed",
-            "AdamW",
-            "NAdam",
-            "RAdam",
-            "Adamax",
-            "RMSprop",
-            "Adagrad",
-            "SGD, momentum",
-        ]
-    ] = Field(description="optimizers that are compared")
+    contenders: Distinct[String] = Field(description="names of the optimizers that are compared; empty for all")
     beta1: Beta = Field(description="γ, where a contender has one; SGD's momentum")
     beta2: Beta = Field(description="β, where a contender has one; RMSprop has torch's 0.99")
     eps: Eps
-    lrs: LearningRates = Field(description="learning rates η, the same grid for all")
-    weight_decays: WeightDecays = Field(description="decoupled weight decays λ for all")
+    lrs: Annotated[LearningRates, Field(description="learning rates η, the same grid for all")]
+    weight_decays: Annotated[WeightDecays, Field(description="decoupled weight decays λ, the same for all")]
     seeds: Seeds
 
     @model_validator(mode="after")

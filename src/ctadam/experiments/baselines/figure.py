@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from ctadam.analysis import style
 from ctadam.analysis.seeds import over_seeds
+from ctadam.experiments.baselines.contenders import CONTENDERS, FAMILIES
 from ctadam.experiments.baselines.measure import at_share
 from ctadam.storage.store import read_joined, read_runs
 
@@ -22,11 +23,19 @@ NAMES = style.Table(
 )
 
 
+def looks() -> style.Table:
+    """Return the colour and marker of each family, by its place in the registry."""
+    return style.Table(
+        "experiments/baselines/contenders.py: CONTENDERS",
+        style.by_rank("analysis/style.py: OPTIMIZERS", style.OPTIMIZERS, FAMILIES),
+    )
+
+
 def draw(results: str | Path) -> Figure:
     """Draw the figure from the runs, predictions and measurements of ``baselines`` in the directory ``results``."""
     table = read_joined(results, "baselines")
+    looks().require(table["family"])
     NAMES.require(table["task"])
-    style.FAMILIES.require(table["family"])
     equal = at_share(read_runs(results, "baselines"), table.set_index("run")["share"])
     tasks = [task for task in NAMES if (table["task"] == task).any()]
     size = style.TEXT_WIDTH, 2.9 * len(tasks) + 0.4
@@ -44,24 +53,26 @@ def draw(results: str | Path) -> Figure:
 
 
 def _sensitivity(ax: Axes, rows: pd.DataFrame, task: str) -> None:
-    """Plot for each family the best mean result over seeds at each learning rate."""
+    """Plot the mean result of each family at each learning rate; other settings are chosen by validation."""
     name, sign = NAMES[task]
-    means = rows.groupby(["family", "contender", "lr", "weight_decay"], as_index=False)["value"].mean()
-    for family, family_look in style.FAMILIES.items():
-        best = sign * means[means["family"] == family].groupby("lr")["value"].max()
+    settings = rows.groupby(["family", "contender", "lr", "weight_decay"], as_index=False)[["value", "validation"]]
+    means = settings.mean()
+    means = means.loc[means.groupby(["family", "lr"])["validation"].idxmax()]
+    for family, family_look in looks().items():
+        best = sign * means[means["family"] == family].set_index("lr")["value"]
         if len(best):
             strong = family in ("2-Adam", "AdamW")
             look: dict[str, Any] = {"lw": 1.8, "zorder": 4} if strong else {"lw": 0.9, "zorder": 3}
             line = "--" if family == "2-Adam unsmoothed" else "-"
             ax.plot(best.index, best, line, label=family, **family_look, **look)
-    guess = rows["guess"].iloc[0]
-    ax.axhline(guess, color="0.6", lw=0.8, ls=":", zorder=0)
+    chance = rows["chance_level"].iloc[0]
+    ax.axhline(chance, color="0.6", lw=0.8, ls=":", zorder=0)
     look = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 6, "color": "0.4"}
-    ax.annotate("chance", (0, guess), (3, 2), **look)
+    ax.annotate("chance", (0, chance), (3, 2), **look)
     ax.set(xscale="log", xlabel=r"learning rate $\eta$", ylabel=name, title=f"{task}: sensitivity")
     if task == "text":
         low = (sign * means["value"]).min()
-        ax.set_ylim(low - 0.05 * (guess - low), guess + 0.12 * (guess - low))
+        ax.set_ylim(low - 0.05 * (chance - low), chance + 0.12 * (chance - low))
 
 
 def _tuned(ax: Axes, rows: pd.DataFrame, equal: pd.DataFrame, task: str) -> None:
@@ -71,10 +82,11 @@ def _tuned(ax: Axes, rows: pd.DataFrame, equal: pd.DataFrame, task: str) -> None
     chosen["2-Adam, tuned"] = rows.loc[rows["chosen_in_family"] & (rows["family"] == "2-Adam"), "value"].to_numpy()
     fewer = equal[equal["chosen"]].groupby("contender")["value"].mean()
     fewer["2-Adam, tuned"] = equal.loc[equal["chosen_in_family"] & (equal["family"] == "2-Adam"), "value"].mean()
-    family = rows.drop_duplicates("contender").set_index("contender")["family"]
+    family_of = {name: columns["family"] for name, columns in CONTENDERS.items()} | {"2-Adam, tuned": "2-Adam"}
+    look_of = looks()
     order = sorted((c for c in chosen.index if len(chosen[c])), key=lambda c: -chosen[c].mean())
     for y, contender in enumerate(order):
-        look = style.FAMILIES[family.get(contender, "2-Adam")]
+        look = look_of[family_of[contender]]
         mean, _, high = over_seeds(sign * chosen[contender])
         half = high - mean if np.isfinite(high) else 0.0
         ax.errorbar(mean, y, xerr=half, lw=1.2, ms=5 if contender == "2-Adam, tuned" else 4, **look)

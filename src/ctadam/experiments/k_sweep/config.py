@@ -1,42 +1,53 @@
-"""Parameters of the sweep over k."""
+"""Parameters of the sweep over learning rates and k."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ctadam.experiments.settings import (
     Beta,
     Count,
+    Distinct,
     Eps,
     Experiment,
     Flag,
     Images,
-    LearningRate,
+    LearningRates,
     Network,
+    Positive,
     Seeds,
     Several,
     TestEvery,
     WeightDecay,
+    conflict,
 )
 
 
 class Config(Experiment):
-    """k-Adam with k stages and four strategies, with and without normalization layers: claims K1, K2; figure 5."""
+    """k-Adam by learning rate and k, with and without normalization layers: claims K1, K2, K6, K7; figure 5."""
 
-    shards: Count = Field(description="independent jobs; 2 or 4 keep whole strategies together")
     images: Images
     network: Network
     norms: Several[Flag] = Field(description="whether the network has normalization layers")
     beta1: Beta = Field(description="γ of the base pair")
     beta2: Beta = Field(description="β of the base pair")
-    lr: LearningRate
     weight_decay: WeightDecay
     eps: Eps = Field(description="ε in the denominator of every stage")
     steps: Count = Field(description="steps per run")
     test_every: TestEvery
-    ks: Several[Count] = Field(description="numbers of stages k")
+    lrs: Annotated[LearningRates, Field(description="learning rates η of Adam and 2-Adam (K1, K7)")]
+    adam_lrs: Distinct[Positive] = Field(
+        description="further learning rates of Adam, without normalization layers; K6 interpolates between all of Adam's"
+    )
+    lr: Positive = Field(description="learning rate η of the sweep over k (K2)")
+    ks: Several[Count] = Field(description="numbers of stages k; 1 and 2 are trained at all learning rates")
     strategies: Several[Literal["inverse-exp", "uniform", "exp", "naive"]] = Field(
         description="how the stages' betas follow from the base pair"
     )
     seeds: Seeds
-    pair_seeds: Seeds = Field(description="seeds for k = 1 and k = 2 (K1)")
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        if not {1, 2} <= set(self.ks):
+            conflict("ks", self.ks, "numbers that include 1 and 2")
+        return self

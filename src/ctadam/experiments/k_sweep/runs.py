@@ -1,109 +1,122 @@
 """Train a convolutional network by k-Adam with k = 1, 2, … stages and four strategies (arXiv 2411.05746, k-Adam).
 
-Every setting is trained with and without normalization layers. These layers make weights scale-invariant, which already acts
-as a second normalization under Adam (paper, section on normalization), so a second stage might help less in such a network. The
-runs that claim K1 compares, k = 1 and k = 2, have more seeds than the others.
+Adam and 2-Adam are trained at several learning rates, because at one rate their steps differ in size: on independent gradients
+of size 1, the updates of 2-Adam have three times the root mean square of Adam's. The networks with normalization layers answer
+whether a second stage gains less there. These layers make weights scale-invariant, which acts as a second normalization under
+Adam (paper, section on normalization). Further k are trained at one learning rate.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from ctadam.data.images import load_images
-from ctadam.errors import ArtifactError
+from ctadam.experiments.k_sweep.config import Config
 from ctadam.optim import stage_betas
-from ctadam.training import chunk_size, images, train
+from ctadam.training import Task, chunk_size, images, train
 
-#: Columns that are kept from the table of `ctadam.training.train`, in addition to those of the runs.
-RECORDS = ["step", "update_max", "param_norm", "train_loss", "test_loss", "test_score", "diverged_at"]
-#: Runs up to this k have the seeds of claim K1.
+#: Largest k that is trained at all learning rates.
 PAIR = 2
 
 
-def points(parameters: Mapping[str, Any]) -> pd.DataFrame:
+def grid(config: Config) -> pd.DataFrame:
     """Return the table of runs, one row per run.
 
-    Runs with the same k are trained together, so the order gives whole strategies to each shard.
-
-    Args:
-        parameters: section ``k_sweep`` of the configuration.
-
     Returns:
-        DataFrame with the columns that `ctadam.training.train` needs and
+        DataFrame with the columns that `train_tested` needs and
 
         - ``norm``: whether the network has normalization layers;
-        - ``k``: number of stages;
-        - ``stages``: strategy for the betas of the stages (``naive`` for k = 1, where all strategies agree);
         - ``last_beta1``, ``last_beta2``: γ and β of the last stage.
-
-    Raises:
-        ArtifactError: if k = 1 or k = 2 is missing.
     """
-    if not {1, PAIR} <= set(parameters["ks"]):
-        raise ArtifactError(f"k_sweep.ks: {parameters['ks']} lacks 1 or {PAIR}, the reference values for the others")
-    pair = (float(parameters["beta1"]), float(parameters["beta2"]))  # YAML reads 0 as an integer
+    pair = (float(config.beta1), float(config.beta2))  # YAML reads 0 as an integer
+    rates = [float(lr) for lr in dict.fromkeys([*config.lrs, config.lr])]
+    further = [float(lr) for lr in config.adam_lrs if lr not in rates]
     rows: list[dict[str, Any]] = [
-        {"norm": norm, "k": k, "seed": seed, "stages": stages}
-        for norm in parameters["norms"]
-        for k in parameters["ks"]
-        for seed in parameters["pair_seeds" if k <= PAIR else "seeds"]
-        for stages in (parameters["strategies"] if k > 1 else ["naive"])
+        {"norm": norm, "k": k, "strategy": strategy, "lr": lr, "seed": seed}
+        for norm in config.norms
+        for k in config.ks
+        for lr in ([float(config.lr)] if k > PAIR else rates + further * (k == 1 and not norm))
+        for strategy in (config.strategies if k > 1 else ["naive"])
+        for seed in config.seeds
     ]
     table = pd.DataFrame(rows)
-    last = [stage_betas(row["stages"], row["k"], betas=pair)[-1] for row in rows]
+    last = [stage_betas(row["strategy"], row["k"], betas=pair)[-1] for row in rows]
     table[["last_beta1", "last_beta2"]] = pd.DataFrame(last, index=table.index)
-    same = {name: parameters[name] for name in ("beta1", "beta2", "lr", "weight_decay", "eps", "steps")}
+    same = {name: getattr(config, name) for name in ("beta1", "beta2", "weight_decay", "eps", "steps")}
     table = table.assign(**same, state_dtype="float32")
     table.insert(0, "run", range(len(table)))
     return table
 
 
-def thin(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with a test loss and, if a run diverged, its last row."""
-    return table[table["test_loss"].notna() | (table["step"] == table["diverged_at"])]
-
-
-def run(
-    points: pd.DataFrame, parameters: Mapping[str, Any], *, device: torch.device, progress: Callable[[int], object]
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Train one network per row.
+def train_tested(
+    runs: pd.DataFrame, task: Task, *, device: torch.device, progress: Callable[[int], object]
+) -> tuple[pd.DataFrame, int]:
+    """Train one model per row, and keep the rows that hold a test or the end of a run.
 
     Args:
-        points: rows of the table that the function `points` returns.
-        parameters: section ``k_sweep`` of the configuration.
+        runs: DataFrame with the columns that `ctadam.training.train` needs. ``strategy`` is the strategy for the betas of the
+            stages: ``naive`` for k = 1, where all strategies agree.
+        task: the learning problem.
         device: where to train.
         progress: called with the number of steps since the last call, summed over runs.
 
     Returns:
-        ``(table, details)``. ``table`` has one row per run and tested step, and the last row of each run that diverged. It has
-        the columns of ``points`` without ``steps``, `RECORDS` (``test_score`` is the test accuracy) and ``guess``, the accuracy
-        of always predicting the most frequent class. ``details`` belongs in the provenance: sha256 of the images, their
-        numbers and classes, number of runs trained together, and number of weights of each model.
+        ``(table, chunk)``. ``table`` has one row per run and tested step, and the last row of each run that diverged. It has the
+        columns of ``runs`` without ``steps``, ``step``, ``update_rms`` (root mean square of the updates over all weights and
+        all steps up to this one), `Task.tests` and ``diverged_at``. ``chunk`` is the number of runs trained together.
     """
-    data = load_images(**parameters["images"])
+    chunk = chunk_size(task, device)
+    named = runs.rename(columns={"strategy": "stages"})
+    table = train(named, task=task, device=device, chunk=chunk, progress=progress, update_rms=True)
+    numbers = ["update_rms", *task.tests]
+    with np.errstate(over="ignore"):  # of runs that diverge
+        squares = (table["update_rms"] ** 2).groupby(table["run"]).cumsum()
+        table["update_rms"] = np.sqrt(squares / (table["step"] + 1))
+        table[numbers] = table[numbers].astype(np.float32)
+    kept = table["test_loss"].notna() | (table["step"] == table["diverged_at"])
+    columns = [*(name for name in named if name != "steps"), "step", *numbers, "diverged_at"]
+    return table.loc[kept, columns].rename(columns={"stages": "strategy"}), chunk
+
+
+def run(
+    runs: pd.DataFrame, config: Config, *, device: torch.device, progress: Callable[[int], object]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Train one network per row.
+
+    Args:
+        runs: rows of the table that `grid` returns.
+        config: the experiment's configuration.
+        device: where to train.
+        progress: called with the number of steps since the last call, summed over runs.
+
+    Returns:
+        ``(table, details)``. ``table``: see `train_tested`; ``test_score`` is the test accuracy. It also has ``chance_level``,
+        the accuracy of always predicting the most frequent class. ``details`` belongs in the provenance: sha256 of the images,
+        their numbers and classes, number of runs trained together, and number of weights of each model.
+    """
+    data = load_images(**config.images.model_dump())
     tables = []
     chunks: dict[str, int] = {}
     weights: dict[str, int] = {}
-    for norm, group in points.groupby("norm", sort=False):
-        task = images(
-            data, norm=bool(norm), **parameters["network"], test_every=parameters["test_every"], device=device
-        )
-        chunks[f"norm={norm}"] = chunk = chunk_size(task, device)
+    for norm, group in runs.groupby("norm", sort=False):
+        network = config.network.model_dump()
+        task = images(data, norm=bool(norm), **network, test_every=config.test_every, device=device)
+        table, chunks[f"norm={norm}"] = train_tested(group, task, device=device, progress=progress)
         weights[f"norm={norm}"] = task.weights
-        table = thin(train(group, task=task, device=device, chunk=chunk, progress=progress))
-        tables.append(table[[*(c for c in points if c != "steps"), *RECORDS]])
+        tables.append(table)
     details = {
-        "data": {parameters["images"]["source"]: data.sha256},
+        "data": {config.images.source: data.sha256},
         "images": {"train": len(data.train[1]), "test": len(data.test[1]), "classes": list(data.classes)},
         "chunks": chunks,
         "weights": weights,
     }
-    table = pd.concat(tables, ignore_index=True).assign(guess=data.chance)
+    table = pd.concat(tables, ignore_index=True).assign(chance_level=data.chance)
     return table.sort_values(["run", "step"], kind="stable", ignore_index=True), details
 
 
-def cost(points: pd.DataFrame) -> tuple[int, str]:
+def cost(runs: pd.DataFrame) -> tuple[int, str]:
     """Return the amount of work for the progress line, and its unit: the optimizer steps of all runs."""
-    return int(points["steps"].sum()), "step"
+    return int(runs["steps"].sum()), "step"
