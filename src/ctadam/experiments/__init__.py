@@ -45,12 +45,7 @@ def load(name: str, stage: str = "runs") -> ModuleType:
     Raises:
         ModuleNotFoundError: if there is no such experiment or module.
     """
-    module = importlib.import_module(f"ctadam.experiments.{name}.{stage}")
-    if stage == "runs" and not hasattr(module, "grid"):  # TODO: remove when every experiment takes its model
-        old = module.run
-        module.grid = lambda config: module.points(config.model_dump(exclude_unset=True))
-        module.run = lambda runs, config, **k: old(runs, config.model_dump(exclude_unset=True), **k)
-    return module
+    return importlib.import_module(f"ctadam.experiments.{name}.{stage}")
 
 
 def configure(name: str, parameters: Mapping[str, Any]) -> "Experiment":

@@ -114,8 +114,3 @@ def run(
         table[list(tables[0])].astype({"test_score": "float32", "validation_score": "float32"}) for table in tables
     ]
     return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True), details
-
-
-def cost(runs: pd.DataFrame) -> tuple[int, str]:
-    """Return the amount of work for the progress line, and its unit: the optimizer steps of all runs."""
-    return int(runs["steps"].sum()), "step"

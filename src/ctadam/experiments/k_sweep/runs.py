@@ -115,8 +115,3 @@ def run(
     }
     table = pd.concat(tables, ignore_index=True).assign(chance_level=data.chance)
     return table.sort_values(["run", "step"], kind="stable", ignore_index=True), details
-
-
-def cost(runs: pd.DataFrame) -> tuple[int, str]:
-    """Return the amount of work for the progress line, and its unit: the optimizer steps of all runs."""
-    return int(runs["steps"].sum()), "step"
