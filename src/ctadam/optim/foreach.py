@@ -3,75 +3,44 @@
 Operations run in the order of ``torch.optim.Adam(foreach=True)``.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from ctadam.optim.arithmetic import Scalar, bias_corrections
-from ctadam.optim.plain import UpdateHook, as_real
+from ctadam.optim.arithmetic import bias_corrections
+from ctadam.optim.plain import StepOptions, StepTensors, as_real, from_real
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
-def foreach_step(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[list[Tensor]],
-    exp_avg_sqs: list[list[Tensor]],
-    steps: list[Tensor],
-    **options: Any,
-) -> None:
-    """Perform one step, in place; arguments as in `ctadam.optim.plain.plain_step`, with betas as floats."""
+def foreach_step(tensors: StepTensors, options: StepOptions) -> None:
+    """Perform one step on `tensors`, in place; betas must be floats."""
     # Group by the parameters only: the averages may have another dtype.
-    lists: Any = [params]
+    lists: Any = [tensors.params]
     grouped: Any = Optimizer._group_tensors_by_device_and_dtype(lists, with_indices=True)
-    for [members], indices in grouped.values():
-        if indices is None:  # under torch.compile there is one group with all parameters
-            indices = range(len(members))
-
-        def pick(tensors: list[Tensor], indices: Sequence[int] = indices) -> list[Tensor]:
-            return [tensors[i] for i in indices]
-
-        _step_alike(
-            members,
-            pick(grads),
-            [pick(stage) for stage in exp_avgs],
-            [pick(stage) for stage in exp_avg_sqs],
-            pick(steps),
-            **options,
-        )
+    for _, indices in grouped.values():
+        # Under torch.compile there are no indices, but one group with all parameters.
+        _step_alike(tensors if indices is None else tensors.at(indices), options)
 
 
 def _reals(tensors: list[Tensor]) -> list[Tensor]:
     return [as_real(tensor) for tensor in tensors] if tensors[0].is_complex() else tensors
 
 
-def _step_alike(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[list[Tensor]],
-    exp_avg_sqs: list[list[Tensor]],
-    steps: list[Tensor],
-    *,
-    stages: Sequence[tuple[float, float]],
-    lr: Scalar,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    tensor_steps: bool,
-    on_update: UpdateHook | None,
-) -> None:
+def _step_alike(tensors: StepTensors, options: StepOptions) -> None:
     """Perform `foreach_step` on parameters of one device and dtype."""
+    params, grads, exp_avgs, exp_avg_sqs, steps = tensors
+    lr, eps = options.lr, options.eps
+    stages: Any = options.stages  # pairs of floats
     reals = _reals(params)
     exp_avgs = [_reals(m) for m in exp_avgs]
     exp_avg_sqs = [_reals(v) for v in exp_avg_sqs]
     dtype = exp_avgs[0][0].dtype
     inputs: Tensors = [grad.to(dtype) for grad in _reals(grads)]
     targets = reals if reals[0].dtype == dtype else [real.to(dtype) for real in reals]
-    if maximize:
+    if options.maximize:
         inputs = torch._foreach_neg(inputs)
 
     if steps[0].is_cpu and not torch.compiler.is_compiling():
@@ -79,11 +48,11 @@ def _step_alike(
         torch._foreach_add_(steps, torch.tensor(1.0), alpha=1.0)
     else:
         torch._foreach_add_(steps, 1)
-    tensor_steps = tensor_steps or torch.compiler.is_compiling()
+    tensor_steps = options.tensor_steps or torch.compiler.is_compiling()
     counts = torch.stack(steps) if tensor_steps else [step.item() for step in steps]
 
-    if weight_decay != 0:
-        torch._foreach_mul_(targets, 1 - lr * weight_decay)
+    if options.weight_decay != 0:
+        torch._foreach_mul_(targets, 1 - lr * options.weight_decay)
     for i, (exp_avg, exp_avg_sq, (beta1, beta2)) in enumerate(zip(exp_avgs, exp_avg_sqs, stages, strict=True)):
         torch._foreach_lerp_(exp_avg, inputs, 1 - beta1)
         torch._foreach_mul_(exp_avg_sq, beta2)
@@ -98,9 +67,9 @@ def _step_alike(
         if i + 1 < len(stages):
             inputs = _updates(exp_avg, denoms, corrections1)
 
-    if on_update is not None:
+    if options.on_update is not None:
         for param, update in zip(params, _updates(exp_avg, denoms, corrections1), strict=True):
-            on_update(param, torch.view_as_complex(update) if param.is_complex() else update)
+            options.on_update(param, from_real(update, like=param))
     if tensor_steps:
         updates = torch._foreach_div(exp_avg, denoms)
         torch._foreach_mul_(updates, [lr / correction for correction in corrections1])

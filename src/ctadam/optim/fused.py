@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ctadam.optim.arithmetic import Scalar, average_, bias_corrections
-from ctadam.optim.plain import as_real, plain_step
+from ctadam.optim.plain import StepOptions, StepTensors, as_real, from_real, plain_step
 
 #: Parameters with at most this many elements are packed.
 PACKED_NUMEL = 16384
@@ -49,24 +49,15 @@ def _kernel(
     param.copy_(param.to(dtype) * kept - update * step_size)
 
 
-def _numbers(
-    step: Scalar,
-    *,
-    stages: Sequence[tuple[Scalar, Scalar]],
-    lr: Scalar,
-    eps: float,
-    weight_decay: float,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
+def _numbers(step: Scalar, options: StepOptions, *, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the kernel's numbers as a 1-D tensor.
 
     They are computed as floats unless step, lr or betas are tensors (capturable).
     """
-    numbers = [1 - lr * weight_decay, lr]
-    for beta1, beta2 in stages:
+    numbers = [1 - options.lr * options.weight_decay, options.lr]
+    for beta1, beta2 in options.stages:
         correction1, correction2_sqrt = bias_corrections(step, beta1=beta1, beta2=beta2)
-        numbers += [1 - beta1, beta2, 1 - beta2, correction1 / correction2_sqrt, eps * correction1]
+        numbers += [1 - beta1, beta2, 1 - beta2, correction1 / correction2_sqrt, options.eps * correction1]
     if any(isinstance(number, Tensor) for number in numbers):
         # `full` fills a number in with a kernel. A copy would synchronize and prevent graph capture.
         return torch.stack(
@@ -106,10 +97,8 @@ def compiled_kernel(
     kernel = torch.compile(fresh, fullgraph=True, dynamic=True, options={"cpp.dynamic_threads": True})
     param_dtype, grad_dtype, state_dtype = dtypes
     state = [torch.zeros(EXAMPLE_NUMEL, dtype=state_dtype, device=device) for _ in range(2 * k)]
-    stages = [(0.9, 0.999)] * k
-    numbers = _numbers(
-        1.0, stages=stages, lr=0.0, eps=1.0, weight_decay=0.0, dtype=_real_dtype(state_dtype), device=device
-    )
+    options = StepOptions(stages=[(0.9, 0.999)] * k, lr=0.0, eps=1.0, weight_decay=0.0)
+    numbers = _numbers(1.0, options, dtype=_real_dtype(state_dtype), device=device)
     try:
         kernel(
             torch.zeros(EXAMPLE_NUMEL, dtype=param_dtype, device=device),
@@ -128,64 +117,44 @@ def _real_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def fused_step(
-    plan: "Plan",
-    grads: list[Tensor],
-    *,
-    stages: Sequence[tuple[Scalar, Scalar]],
-    lr: Scalar,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    tensor_steps: bool,
-) -> str | None:
-    """Perform one step on the plan's parameters, in place; options as in `ctadam.optim.plain.plain_step`.
+def fused_step(plan: "Plan", grads: list[Tensor], options: StepOptions) -> str | None:
+    """Perform one step on the plan's parameters, in place.
 
     Returns:
         None, or the reason why a kernel could not be compiled. Its parameters have then taken the plain path.
     """
-    options: dict[str, Any] = {"stages": stages, "lr": lr, "eps": eps, "weight_decay": weight_decay}
-    if not tensor_steps:
-        options["lr"] = float(lr)
-        options["stages"] = [(float(beta1), float(beta2)) for beta1, beta2 in stages]
+    if not options.tensor_steps:
+        stages = [(float(beta1), float(beta2)) for beta1, beta2 in options.stages]
+        options = options._replace(stages=stages, lr=float(options.lr))
+    params = plan.tensors.params
     known: dict[Any, Tensor] = {}  # parameters with the same step count share their numbers
     error = None
-    plainly = list(plan.others)
+    plain_indices = list(plan.others)
     launches = []
     for unit in plan.units:
-        flat_param, flat_grad = unit.load(plan.params, grads)
+        flat_param, flat_grad = unit.load(params, grads)
         dtype, device = unit.averages[0].dtype, flat_param.device
-        kernel, failure = compiled_kernel(
-            len(stages), (flat_param.dtype, flat_grad.dtype, dtype), device, maximize, eps < torch.finfo(dtype).tiny
-        )
+        dtypes = flat_param.dtype, flat_grad.dtype, dtype
+        guarded = options.eps < torch.finfo(dtype).tiny
+        kernel, failure = compiled_kernel(len(options.stages), dtypes, device, options.maximize, guarded)
         if kernel is None:
             error = failure
-            plainly += unit.indices
+            plain_indices += unit.indices
             continue
         unit.step.add_(1)
-        count = unit.step.double() if tensor_steps else unit.count()
+        count = unit.step.double() if options.tensor_steps else unit.count()
         numbers = known.get((count, dtype, device))
         if numbers is None:
-            numbers = _numbers(count, **options, dtype=_real_dtype(dtype), device=device)
-            if not tensor_steps:
+            numbers = _numbers(count, options, dtype=_real_dtype(dtype), device=device)
+            if not options.tensor_steps:
                 known[count, dtype, device] = numbers
         launches.append((unit, kernel, flat_param, flat_grad, numbers))
     # Launch everything at the end: a large kernel evicts the caches, and Python code between two kernels waits for memory.
     for unit, kernel, flat_param, flat_grad, numbers in launches:
         kernel(flat_param, flat_grad, unit.averages, numbers)
-        unit.store(plan.params)
-    if plainly:
-        plain_step(
-            [plan.params[i] for i in plainly],
-            [grads[i] for i in plainly],
-            [[average[i] for i in plainly] for average in plan.exp_avgs],
-            [[average[i] for i in plainly] for average in plan.exp_avg_sqs],
-            [plan.steps[i] for i in plainly],
-            **options,
-            maximize=maximize,
-            tensor_steps=tensor_steps,
-            on_update=None,
-        )
+        unit.store(params)
+    if plain_indices:
+        plain_step(plan.tensors._replace(grads=grads).at(plain_indices), options)
     return error
 
 
@@ -195,24 +164,24 @@ class Plan:
     Args:
         group: parameter group of the optimizer.
         state: state of the optimizer.
-        tensors: (params, grads, exp_avgs, exp_avg_sqs, steps) of the parameters that have a gradient.
+        tensors: tensors of the parameters that have a gradient.
     """
 
-    def __init__(self, group: dict[str, Any], state: dict[Any, Any], tensors: tuple[Any, ...]) -> None:
-        self.params, grads, self.exp_avgs, self.exp_avg_sqs, self.steps = tensors
+    def __init__(self, group: dict[str, Any], state: dict[Any, Any], tensors: StepTensors) -> None:
+        self.tensors = tensors._replace(grads=[])  # a plan does not keep gradients alive
         self._group = list(group["params"])
         self._with_grad = [param.grad is not None for param in self._group]
         self._state = list(state.values())
-        self._mine = [state[param] for param in self.params]
+        self._mine = [state[param] for param in tensors.params]
         numbers = range(1, group["k"] + 1)
         self._entries = operator.itemgetter("step", *(f"{n}_{i}" for i in numbers for n in ("exp_avg", "exp_avg_sq")))
-        self._tensors = list(chain.from_iterable(map(self._entries, self._mine)))
+        self._state_tensors = list(chain.from_iterable(map(self._entries, self._mine)))
         self._k = group["k"]
 
         self.units: list[_Alone | _Pack] = []
         self.others: list[int] = []  # neither packed nor dense in memory: left to the plain path
         packs: dict[Any, list[Any]] = {}
-        for index, (param, grad, entry) in enumerate(zip(self.params, grads, self._mine, strict=True)):
+        for index, (param, grad, entry) in enumerate(zip(tensors.params, tensors.grads, self._mine, strict=True)):
             step, *averages = self._entries(entry)
             if param.numel() <= PACKED_NUMEL and not group["capturable"]:
                 # A pack has one step count because all its parameters share the bias corrections.
@@ -225,7 +194,7 @@ class Plan:
         self.units += [_Pack(members) for members in packs.values()]
 
     def grads(self, group: dict[str, Any], state: dict[Any, Any]) -> list[Tensor] | None:
-        """Return the gradients of `self.params`, or None if anything changed since the plan was made.
+        """Return the gradients of the plan's parameters, or None if anything changed since the plan was made.
 
         This replaces collecting parameters and state again, which for many small parameters costs as much as the step. All
         comparisons are by identity, in C.
@@ -237,7 +206,7 @@ class Plan:
                 and _same(group["params"], self._group)
                 and [grad is not None for grad in grads] == self._with_grad
                 and _same(state.values(), self._state)
-                and all(map(operator.is_, chain.from_iterable(map(self._entries, self._mine)), self._tensors))
+                and all(map(operator.is_, chain.from_iterable(map(self._entries, self._mine)), self._state_tensors))
                 and all(unit.fits() for unit in self.units)
             )
         except KeyError:
@@ -320,10 +289,7 @@ def _packed(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     # Round up to whole vectors; lengths 0 and 1 would recompile.
     buffer = torch.zeros(-(-max(sum(sizes), 1) // 64) * 64, dtype=reals[0].dtype, device=reals[0].device)
     parts = buffer[: sum(sizes)].split(sizes)
-    views = [part.view(real.shape) for part, real in zip(parts, reals, strict=True)]
-    if tensors[0].is_complex():
-        views = [torch.view_as_complex(view) for view in views]
-    return buffer, views
+    return buffer, [from_real(part.view(real.shape), like=tensors[0]) for part, real in zip(parts, reals, strict=True)]
 
 
 def _moved(tensors: Sequence[Tensor]) -> Tensor:

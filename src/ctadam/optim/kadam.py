@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from ctadam.optim.arithmetic import Scalar
 from ctadam.optim.foreach import foreach_step
 from ctadam.optim.fused import PACKED_NUMEL, Plan, fused_step
-from ctadam.optim.plain import UpdateHook, plain_step
+from ctadam.optim.plain import StepOptions, StepTensors, UpdateHook, plain_step
 from ctadam.optim.stages import check_betas, check_stages, resolve
 from ctadam.theory.stability import growth_rate, nearest_stable_beta2, stability_coefficient
 
@@ -266,10 +266,8 @@ class KAdam(Optimizer):
         self._update_hooks[handle.id] = hook
         return handle
 
-    def _gather(
-        self, group: dict[str, Any]
-    ) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]], list[list[Tensor]], list[Tensor]]:
-        """Return (params, grads, exp_avgs, exp_avg_sqs, steps) of the parameters with a gradient; create missing state."""
+    def _gather(self, group: dict[str, Any]) -> StepTensors:
+        """Return the tensors of the parameters that have a gradient; create missing state."""
         params, grads, steps = [], [], []
         exp_avgs: list[list[Tensor]] = [[] for _ in range(group["k"])]
         exp_avg_sqs: list[list[Tensor]] = [[] for _ in range(group["k"])]
@@ -300,7 +298,7 @@ class KAdam(Optimizer):
             for i in range(group["k"]):
                 exp_avgs[i].append(state[f"exp_avg_{i + 1}"])
                 exp_avg_sqs[i].append(state[f"exp_avg_sq_{i + 1}"])
-        return params, grads, exp_avgs, exp_avg_sqs, steps
+        return StepTensors(params, grads, exp_avgs, exp_avg_sqs, steps)
 
     def _call_update_hooks(self, param: Tensor, update: Tensor) -> None:
         for hook in list(self._update_hooks.values()):
@@ -325,25 +323,26 @@ class KAdam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for number, group in enumerate(self.param_groups):
-            options = {
-                "stages": resolve(group["stages"], group["k"], group["betas"]),
-                "lr": _to_scalar(group["lr"]),
-                "eps": group["eps"],
-                "weight_decay": group["weight_decay"],
-                "maximize": group["maximize"],
-                "tensor_steps": group["capturable"] or group["differentiable"],
-            }
+            options = StepOptions(
+                stages=resolve(group["stages"], group["k"], group["betas"]),
+                lr=_to_scalar(group["lr"]),
+                eps=group["eps"],
+                weight_decay=group["weight_decay"],
+                maximize=group["maximize"],
+                tensor_steps=group["capturable"] or group["differentiable"],
+                on_update=self._call_update_hooks if self._update_hooks else None,
+            )
             if group["fused"]:
                 self._fused(number, group, options)
                 continue
             tensors = self._gather(group)
-            if tensors[0]:
-                run = foreach_step if self._takes_foreach(group, tensors[0]) else plain_step
-                run(*tensors, **options, on_update=self._call_update_hooks if self._update_hooks else None)
+            if tensors.params:
+                run = foreach_step if self._takes_foreach(group, tensors.params) else plain_step
+                run(tensors, options)
         return loss
 
     @torch.compiler.disable  # a compiled step uses the kernel as it is
-    def _fused(self, number: int, group: dict[str, Any], options: dict[str, Any]) -> None:
+    def _fused(self, number: int, group: dict[str, Any], options: StepOptions) -> None:
         """Perform one step of a group on the fused path."""
         if self._update_hooks:
             raise RuntimeError("`fused` does not support update hooks: it never forms the update in memory")
@@ -352,8 +351,8 @@ class KAdam(Optimizer):
         if plan is None or grads is None:
             tensors = self._gather(group)
             self._plans[number] = plan = Plan(group, self.state, tensors)
-            grads = tensors[1]
-        error = fused_step(plan, grads, **options)
+            grads = tensors.grads
+        error = fused_step(plan, grads, options)
         if error is not None and not self._warned_fused:
             self._warned_fused = True
             warnings.warn(

@@ -1,51 +1,49 @@
 """Reference implementation of a step: one parameter after another."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import _get_value
 
-from ctadam.optim.arithmetic import Scalar, stage_, stage_update
+from ctadam.optim.arithmetic import Scalar, kadam_update_, stage_, stage_update
 
 #: Called with a parameter and its update u⁽ᵏ⁾.
 UpdateHook = Callable[[Tensor, Tensor], object]
 
 
-def as_real(tensor: Tensor) -> Tensor:
-    """Return a complex tensor as a real view with a last dimension of 2; return a real tensor as it is."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+class StepTensors(NamedTuple):
+    """Tensors that a step reads and updates, in the order of the parameters.
 
-
-def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    # Compare first: for a small tensor, a `to` without effect costs a tenth of torch's whole step.
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
-def plain_step(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[list[Tensor]],
-    exp_avg_sqs: list[list[Tensor]],
-    steps: list[Tensor],
-    *,
-    stages: Sequence[tuple[Scalar, Scalar]],
-    lr: Scalar,
-    eps: float,
-    weight_decay: float,
-    maximize: bool,
-    tensor_steps: bool,
-    on_update: UpdateHook | None,
-) -> None:
-    """Perform one step, in place.
-
-    Args:
+    Attributes:
         params: parameters.
         grads: their gradients.
         exp_avgs: for each stage, the first averages of all parameters.
         exp_avg_sqs: for each stage, the second averages of all parameters.
         steps: step counts, 0-dim tensors.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    exp_avgs: list[list[Tensor]]
+    exp_avg_sqs: list[list[Tensor]]
+    steps: list[Tensor]
+
+    def at(self, indices: Sequence[int]) -> "StepTensors":
+        """Return the tensors of the parameters with these indices."""
+
+        def pick(tensors: list[Tensor]) -> list[Tensor]:
+            return [tensors[i] for i in indices]
+
+        params, grads, exp_avgs, exp_avg_sqs, steps = self
+        return StepTensors(pick(params), pick(grads), [*map(pick, exp_avgs)], [*map(pick, exp_avg_sqs)], pick(steps))
+
+
+class StepOptions(NamedTuple):
+    """Options of a step, the same for all its parameters.
+
+    Attributes:
         stages: k pairs (beta1, beta2).
         lr: learning rate.
         eps: term added to the root.
@@ -54,26 +52,55 @@ def plain_step(
         tensor_steps: keep step counts as tensors, for graph capture and autograd.
         on_update: called with each parameter and its update, or None.
     """
+
+    stages: Sequence[tuple[Scalar, Scalar]]
+    lr: Scalar
+    eps: float
+    weight_decay: float
+    maximize: bool = False
+    tensor_steps: bool = False
+    on_update: UpdateHook | None = None
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """Return a complex tensor as a real view with a last dimension of 2; return a real tensor as it is."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def from_real(real: Tensor, *, like: Tensor) -> Tensor:
+    """Undo `as_real`: return a complex view if `like` is complex, else `real` as it is."""
+    return torch.view_as_complex(real) if like.is_complex() else real
+
+
+def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    # Compare first: for a small tensor, a `to` without effect costs a tenth of torch's whole step.
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def plain_step(tensors: StepTensors, options: StepOptions) -> None:
+    """Perform one step on `tensors`, in place."""
+    lr, eps = options.lr, options.eps
+    # The last stage is separate, because its update is folded into the step. With k = 1 no stage is before it.
+    *earlier_stages, (beta1, beta2) = options.stages
+    params, grads, all_exp_avgs, all_exp_avg_sqs, steps = tensors
     for index, param in enumerate(params):
         steps[index] += 1
-        step = steps[index] if tensor_steps else _get_value(steps[index])
-        averages = [(as_real(m[index]), as_real(v[index])) for m, v in zip(exp_avgs, exp_avg_sqs, strict=True)]
-        dtype = averages[0][0].dtype
-        grad = in_dtype(as_real(-grads[index] if maximize else grads[index]), dtype)
+        step = steps[index] if options.tensor_steps else _get_value(steps[index])
+        *exp_avgs, exp_avg = [as_real(averages[index]) for averages in all_exp_avgs]
+        *exp_avg_sqs, exp_avg_sq = [as_real(averages[index]) for averages in all_exp_avg_sqs]
+        dtype = exp_avg.dtype
+        grad = in_dtype(as_real(-grads[index] if options.maximize else grads[index]), dtype)
         # The update is applied in the state's dtype and rounded once to the parameter's.
         real = as_real(param)
         target = in_dtype(real, dtype)
-        if weight_decay != 0:
-            target.mul_(1 - lr * weight_decay)
-        for i, ((exp_avg, exp_avg_sq), (beta1, beta2)) in enumerate(zip(averages, stages, strict=True)):
-            denom, bias_correction1 = stage_(grad, exp_avg, exp_avg_sq, step, beta1=beta1, beta2=beta2, eps=eps)
-            if i + 1 < len(stages):
-                grad = stage_update(exp_avg, denom, bias_correction1)
-        if on_update is not None:
-            update = stage_update(exp_avg, denom, bias_correction1)
-            on_update(param, torch.view_as_complex(update) if param.is_complex() else update)
+        if options.weight_decay != 0:
+            target.mul_(1 - lr * options.weight_decay)
+        grad = kadam_update_(grad, exp_avgs, exp_avg_sqs, step, stages=earlier_stages, eps=eps)
+        denom, bias_correction1 = stage_(grad, exp_avg, exp_avg_sq, step, beta1=beta1, beta2=beta2, eps=eps)
+        if options.on_update is not None:
+            options.on_update(param, from_real(stage_update(exp_avg, denom, bias_correction1), like=param))
         step_size: Any = lr / bias_correction1
-        if tensor_steps:
+        if options.tensor_steps:
             target.sub_(exp_avg / denom * step_size)  # `value` of addcdiv_ takes no tensor
         else:
             target.addcdiv_(exp_avg, denom, value=-step_size)
