@@ -254,8 +254,10 @@ def add_shipped_columns(ledger: pd.DataFrame, shipped: str | Path) -> pd.DataFra
         shipped: path of the shipped ledger.
 
     Raises:
-        ArtifactError: if the shipped ledger is missing or was edited.
+        ArtifactError: if the shipped ledger is missing, was edited, or has other columns.
     """
     other = read_ledger(shipped).set_index("id")
+    if "levels" not in other:
+        raise ArtifactError(f"{shipped} was written by another version: it has no levels")
     columns = {f"shipped_{name}": ledger["id"].map(other[name]).fillna("") for name in ("verdict", "levels")}
     return ledger.assign(**columns)
