@@ -1,6 +1,7 @@
 """Explain a claim: from its verdict to estimates, tables, raw runs and code, for the terminal and as ``docs/claims.md``."""
 
 import inspect
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def explain(root: str | Path, id: str) -> str:
     claim, root = find(id), Path(root)
     lines = [
         f"{claim.id}  {claim.text}",
-        f"source     {claim.source}: {report.SOURCES[claim.source]}",
+        f"source     {claim.source}: {report.SOURCE[claim.source]}",
         f"statistic  {claim.statistic}",
         f"rule       {claim.rule}",
         f"target     {report.target_text(id)}",
@@ -93,7 +94,7 @@ def explain(root: str | Path, id: str) -> str:
     found = scales(root, claim)
     for name, directory in found.items():
         ledger = _ledger_of(directory, claim)
-        lines += ["", f"{name}: {ledger['verdict'].iloc[0]}"]
+        lines += ["", f"{name}: {report.verdict_text(ledger, id)}"]
         table = tabulate(_level_rows(ledger, claim), tablefmt="plain", disable_numparse=True)
         lines += [f"  {line}" for line in table.splitlines()]
         lines += [f"  {line}" for line in report.number_lines(ledger, id)]
@@ -129,7 +130,7 @@ def _level_rows(ledger: pd.DataFrame, claim: Claim) -> list[tuple[str, str, str,
     """Return all levels of a claim as text: level and part, estimate, verdict, detectable difference."""
     rows = []
     for row in levels_of(ledger).to_dict("records"):
-        seen = f"detects ±{report.number(row['detectable'], '.2g')} ({row['n']} seeds)"
+        seen = f"detects ±{report.number(row['detectable'], '.2g')} (n = {row['n']})"
         name = ", ".join(filter(None, (row["level"], row["part"]))) or "all"
         estimate = report.estimate_text(row, claim.form)
         rows.append((name, estimate, str(row["verdict"]), "" if pd.isna(row["detectable"]) else seen))
@@ -142,10 +143,11 @@ _HEADER = """\
 One section per claim: what was measured, the rule, the verdict by scale and level, and where the numbers come from.
 This page is made by `ctadam docs`; `ctadam explain S3` prints the same for one claim, with lines of code and provenance.
 
-{only_abstract} The rules were fixed before the runs; every change is in the [history](ledger_history.md).
+{only_abstract}
+The rules were fixed before the runs. Every change is in the [history](ledger_history.md).
 
-Intervals have 95 % coverage; unless a claim says otherwise they are Student's t over seeds. "Detects" is the smallest true
-difference that the shipped runs would distinguish from zero with 80 % power, in the unit of the estimate.
+Intervals have 95 % coverage. Unless a claim says otherwise they are Student's t over n seeds. "Detects" is the smallest
+true difference that the shipped runs would distinguish from zero with 80 % power, in the unit of the estimate.
 """
 
 
@@ -160,16 +162,16 @@ def page(root: str | Path) -> str:
     """
     root = Path(root)
     ledgers = report.ledgers(root)
-    sections = [_HEADER.format(only_abstract=report.ONLY_ABSTRACT)]
+    sections = [_HEADER.format(only_abstract="\n".join(textwrap.wrap(report.ONLY_ABSTRACT, 120)))]
     for claim in CLAIMS:
-        lines = [f"## {claim.id}", "", f"**{claim.text}** ({report.SOURCES[claim.source]})", ""]
+        lines = [f"## {claim.id}", "", f"**{claim.text}** (source: {report.SOURCE[claim.source]})", ""]
         lines += [f"- Statistic: {claim.statistic}.", f"- Rule: {claim.rule}. Target: {report.target_text(claim.id)}."]
         shown = {scale: ledger[ledger["id"] == claim.id] for scale, ledger in ledgers.items()}
         shown = {scale: ledger for scale, ledger in shown.items() if len(ledger)}
         for scale, ledger in shown.items():
             lines += [
                 "",
-                f"At {scale} scale: **{ledger['verdict'].iloc[0]}**",
+                f"At {scale} scale: **{report.verdict_text(ledger, claim.id)}**",
                 "",
                 "| level | estimate | verdict | detects |",
             ]
@@ -178,7 +180,8 @@ def page(root: str | Path) -> str:
                 lines.append(
                     "| " + " | ".join(cell.removeprefix("detects ").replace("|", "\\|") for cell in cells) + " |"
                 )
-            lines += [""] + [f"- {line}" for line in report.number_lines(ledger, claim.id)]
+            further = [f"- {line}" for line in report.number_lines(ledger, claim.id)]
+            lines += ["", "Further numbers:", "", *further] if further else []
         lines += ["", *_sources(root, claim, list(shown))]
         sections.append("\n".join(lines).rstrip() + "\n")
     return "\n".join(sections)

@@ -14,7 +14,9 @@ from ctadam.analysis.verdicts import Claim
 from ctadam.artifact.figures import FIGURES, caption_title
 from ctadam.artifact.ledger import (
     CLAIMS,
+    IN_PART,
     INCONCLUSIVE,
+    REPRODUCED,
     VERDICTS,
     by_level,
     check_ledger,
@@ -39,6 +41,8 @@ SOURCES = {
     "D": "derived for this artifact",
     "R": "questions of the paper's reviewers and of practice",
 }
+#: Who makes a single claim of each source.
+SOURCE = {"P": "the paper", "D": "derived here", "R": "the paper's reviewers or practice"}
 #: Statement that accompanies every count of verdicts.
 ONLY_ABSTRACT = (
     "Only the abstract, the findings and the reviews of the paper were available, not its full text or settings. Models, "
@@ -71,7 +75,28 @@ def _aligned(table: pd.DataFrame) -> str:
 def _counts(ledger: pd.DataFrame) -> str:
     """Return the number of claims per verdict as text."""
     counts = ledger["verdict"].value_counts()
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
+    texts = {verdict: f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts}
+    # Levels that contradict a claim differ from undecided ones, too.
+    nowhere = sum(row["verdict"] == IN_PART and holds(ledger, row["id"])[0] == 0 for _, row in ledger.iterrows())
+    if nowhere:
+        texts[IN_PART] += f" ({nowhere} of them at no level, with some undecided)"
+    return ", ".join(texts.values())
+
+
+def holds(ledger: pd.DataFrame, id: str) -> tuple[int, int]:
+    """Return the number of levels at which a claim is reproduced, and the number of its levels."""
+    verdicts = list(by_level(ledger[ledger["id"] == id]).values())
+    return verdicts.count(REPRODUCED), len(verdicts)
+
+
+def verdict_text(ledger: pd.DataFrame, id: str) -> str:
+    """Return the verdict of one claim, with the number of levels per verdict where they differ."""
+    rows = ledger[ledger["id"] == id]
+    verdicts = list(by_level(rows).values())
+    if rows["verdict"].iloc[0] != IN_PART:
+        return str(rows["verdict"].iloc[0])
+    counts = [f"{verdict} at {verdicts.count(verdict)}" for verdict in VERDICTS if verdict in verdicts]
+    return f"{IN_PART}: {', '.join(counts)} of {len(verdicts)} levels"
 
 
 def counts_by_source(ledger: pd.DataFrame) -> list[str]:
@@ -346,8 +371,12 @@ def _link(id: str) -> str:
 
 
 def _verdicts(ledger: pd.DataFrame) -> str:
-    """Return the ids of the claims per verdict as Markdown."""
-    ids = {verdict: " ".join(map(_link, ledger.loc[ledger["verdict"] == verdict, "id"])) for verdict in VERDICTS}
+    """Return the ids of the claims per verdict as Markdown, with the number of levels that hold where levels differ."""
+    ids: dict[str, str] = {}
+    for verdict in VERDICTS:
+        found = ledger.loc[ledger["verdict"] == verdict, "id"]
+        shares = (f" {'/'.join(map(str, holds(ledger, id)))}" if verdict == IN_PART else "" for id in found)
+        ids[verdict] = (", " if verdict == IN_PART else " ").join(map(str.__add__, map(_link, found), shares))
     return "; ".join(f"{verdict}: {text}" for verdict, text in ids.items() if text) or NOTHING
 
 
@@ -441,7 +470,7 @@ def figure_table(root: str | Path, scale: str = "laptop") -> str:
     scales = [f"{count} at {name} scale" for name, count in ledger["scale"].value_counts().items()]
     lines += ["", f"{len(ledger)} claims, each at the largest scale that decides it ({', '.join(scales)}):", ""]
     lines += [f"- {line}" for line in counts_by_source(ledger)]
-    return "\n".join([*lines, "", ONLY_ABSTRACT])
+    return "\n".join([*lines, "", f"2/5: reproduced at two of five levels. {ONLY_ABSTRACT}"])
 
 
 def with_table(page: str, table: str, begin: str = BEGIN, end: str = END) -> str:
@@ -507,7 +536,7 @@ _LEDGER = """\
 {% for row in rows %}
 <tr><td><b>{{ row.id }}</b></td>
 <td>{{ row.claim }}<br><small>{{ row.statistic }}</small></td>
-<td><span class="{{ row.verdict | replace(" ", "-") }}">{{ row.verdict }}</span>
+<td><span class="{{ row.verdict | replace(" ", "-") }}">{{ row.verdict_text }}</span>
 {%- if row.shipped_verdict %}<br><small>shipped: {{ row.shipped_verdict }}</small>{% endif %}</td>
 <td class="levels"><table>
 {% for name, text, verdict in row.lines %}
@@ -572,7 +601,8 @@ def ledger_page(results: str | Path) -> str:
     rows = [
         row
         | {"lines": level_lines(ledger, row["id"]), "numbers": number_lines(ledger, row["id"])}
-        | {"target": target_text(row["id"]), "shipped_verdict": row.get("shipped_verdict", "")}
+        | {"verdict_text": verdict_text(ledger, row["id"]), "target": target_text(row["id"])}
+        | {"shipped_verdict": row.get("shipped_verdict", "")}
         for row in ledger.to_dict("records")
     ]
     return _TEMPLATES.get_template("claims").render(
