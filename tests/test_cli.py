@@ -297,7 +297,7 @@ def test_provenance_says_where_a_result_came_from(smoke):
     assert record["sha256"] == sha256(path) and record["file"] == path.name
     assert record["rows"] == len(pd.read_parquet(path))
     assert record["experiment"] == "growth" and record["scale"] == "smoke" and record["device"] == "cpu"
-    assert record["parameters"]["points"] == 8 and record["parameters"]["seeds"] == [0]
+    assert record["parameters"]["n_points"] == 8 and record["parameters"]["seeds"] == [100]
     assert len(record["data"]["pydoc"]) == 64 and len(record["code"]) == 64
     assert record["packages"]["torch"] and record["determinism"]["threads"] == 1
     assert record["wall_s"] > 0 and record["started"].endswith("+00:00")
@@ -306,7 +306,7 @@ def test_provenance_says_where_a_result_came_from(smoke):
 def test_log_holds_what_the_terminal_shows(tmp_path, smoke):
     log = tmp_path / "logs/measure.log"
     assert cli.main(["--log", str(log), "measure", "growth", str(smoke)]) == 0
-    assert "measurements.csv: 9 rows" in log.read_text()
+    assert "measurements.csv: 14 rows" in log.read_text()
 
 
 def test_unwritable_places_are_one_line(tmp_path, capsys):

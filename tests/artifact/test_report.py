@@ -81,14 +81,6 @@ def test_the_command_renews_the_readme_between_its_marks(checkout, monkeypatch, 
     assert cli.main(["docs"]) == 1
 
 
-@pytest.mark.parametrize(
-    "ids, text",
-    [("", ""), ("S1", "S1"), ("S1 S2", "S1, S2"), ("S1 S2 S3 S5 T1", "S1–S3, S5, T1"), ("S9 S10", "S9, S10")],
-)
-def test_neighbouring_ids_are_drawn_together(ids, text):
-    assert pages._range(ids.split()) == text
-
-
 def test_every_figure_has_a_caption_with_a_title(root):
     for figure in FIGURES:
         assert len(figures.caption_title(root, figure)) > 5
@@ -171,9 +163,12 @@ def test_the_ledger_s_page_escapes_what_it_shows(checkout):
 
 
 def documented(page, name):
-    """Words in backticks in the sections of results/README.md about one experiment, and before all sections."""
+    """Words in backticks in the sections of results/README.md about one experiment, those it refers to, and before all sections."""
     first, *sections = re.split(r"^## ", page, flags=re.MULTILINE)
-    return set(re.findall(r"`([^`\s]+)`", first + "".join(s for s in sections if re.match(rf"{name}\b", s))))
+    own = "".join(section for section in sections if re.match(rf"{name}\b", section))
+    others = re.findall(r"\bas `(\w+)`, ", own)
+    own += "".join(section for section in sections for other in others if re.match(rf"{other}\b", section))
+    return set(re.findall(r"`([^`\s]+)`", first + own))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
