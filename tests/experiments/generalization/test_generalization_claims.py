@@ -16,9 +16,9 @@ from ctadam.theory.stability import stability_coefficient
 
 IDS = ("G1", "G2", "G3", "G4")
 SEEDS = len(config.resolve("laptop")["generalization"]["seeds"])
-#: Standard deviation of a loss that a pair and seed do not share, over the range along the normal curve. In the runs with seeds
-#: 0 to 4 at the usual pair's best rate it is 0.15 (text) and 0.16 (images).
-NOISE = 0.2
+#: Standard deviation of a loss that a pair and seed do not share, over the range along the normal curve. In the shipped runs
+#: where C > 0, at the usual pair's best rate, it is 0.16 (text) and 0.22 (images).
+NOISE = 0.22
 DRAWS = 400
 
 
@@ -250,6 +250,12 @@ def test_chance_seldom_contradicts_a_true_claim(id, loss, noise):
 )
 def test_a_false_claim_is_contradicted(id, loss):
     assert rate(id, loss, CONTRADICTED) >= 0.8
+
+
+@pytest.mark.parametrize("height, low, high", [(0.3, 0.4, 0.6), (0.2, 0.1, 0.25)])
+def test_power_against_a_slightly_worse_usual_pair(height, low, high):
+    """About half and one in six, as docs/generalization.md says."""
+    assert low <= rate("G2", usual_at(height), CONTRADICTED) <= high
 
 
 @pytest.mark.parametrize(

@@ -162,10 +162,13 @@ def test_figure_shows_both_tasks_curves_and_claims(smoke):
         for normal, level, shares in (picture.axes[:3], picture.axes[3:]):
             drawn = {line.get_marker(): len(line.get_xdata()) for line in normal.lines if line.get_marker() != "None"}
             assert drawn == {"o": 8, "^": 8, "*": 1}  # the two choices of the learning rate, and the usual pair
+            inset = {line.get_marker(): line.get_xdata() for line in normal.child_axes[0].lines}
+            assert len(inset["o"]) == len(inset["^"]) < 8 and min(inset["o"]) > 0  # the points inside the region
             assert [len(line.get_xdata()) for line in level.lines if line.get_marker() == "o"] == [3]
             for ax in (normal, level):  # compared with itself the usual pair has no excess loss
                 assert [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "*"] == [0]
             assert [text.get_text()[:2] for text in shares.get_yticklabels()] == ["G2", "G3", "G4"]
             assert sum(text.get_text() == "undecided" for text in shares.texts) == 3  # two seeds
+        assert picture.axes[2].get_xlim() == picture.axes[5].get_xlim()
         assert len(picture.legends[0].get_texts()) == 5
         style.close(picture)

@@ -1,9 +1,12 @@
 """Test that figure 1 shows what claims T1, T2 and T4-T6 judge."""
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from ctadam.analysis import style
 from ctadam.experiments.trajectory import figure
+from ctadam.experiments.trajectory.measure import START
 from ctadam.storage.store import read_runs
 
 
@@ -18,6 +21,7 @@ def test_figure_shows_weights_equations_rates_and_curvature(smoke):
         assert len(errors.containers) == 8 and len(ratios.containers) == 4
         for ax in (r_squared, errors, ratios):
             assert [text.get_text() for text in ax.get_xticklabels()] == ["0.0003", "0.001", "0.003"]
+        assert not {line.get_color() for line in ratios.lines} & {look["color"] for look in style.EQUATIONS.values()}
         lines = [line for line in curvature.lines if line.get_color() == figure.MEASURED]
         assert len(lines) == 3  # one per learning rate
         limits = [line.get_ydata()[0] for line in curvature.lines if line.get_linestyle() == "--"]
@@ -35,3 +39,33 @@ def test_curvature_is_the_recorded_one_times_the_learning_rate(smoke):
         style.close(picture)
     expected = [rows["lr"].to_numpy() * rows["sharpness"].to_numpy() for _, rows in runs.groupby("lr")]
     np.testing.assert_allclose(drawn, expected, rtol=1e-6)
+
+
+def test_marker_stands_where_the_equation_leaves():
+    """Paths cross 2.1 at step 50 and stay below 38; the seeds leave at 40, 60 and never. At another rate all are lost early."""
+    steps = np.arange(121)
+    grid = [(lr, seed) for lr in (1e-3, 3e-3) for seed in (0, 1, 2)]
+    common = {"model": "mlp", "weight_decay": 0.0}
+    runs = pd.concat(
+        pd.DataFrame({"lr": lr, "seed": seed, "step": steps, "sharpness": np.where(steps < 50, 1, 5) / lr, **common})
+        for lr, seed in grid
+    ).assign(variant="discrete")
+    left = {(1e-3, 0): 40, (1e-3, 1): 60, (1e-3, 2): -1, (3e-3, 0): 1, (3e-3, 1): 3, (3e-3, 2): 20}
+    rows = [
+        {"lr": lr, "seed": seed, "order": order, "kernel": "paper", "above_from": left[lr, seed] if order == 2 else -1}
+        for lr, seed in grid
+        for order in (1, 2)
+    ]
+    table = pd.DataFrame(rows).assign(variant="flow", steps=120, error_end=0.1, error_late_max=0.1, **common)
+    table["curvature_limit"] = np.where(table["order"] == 2, 2.1, 38.0)
+    with style.context():
+        ax = plt.figure().add_subplot()
+        figure._sharpness(ax, runs, table)
+        markers = [line for line in ax.lines if line.get_marker() == style.EQUATIONS[2, "paper"]["marker"]]
+        assert not [line for line in ax.lines if line.get_marker() == style.EQUATIONS[1, "paper"]["marker"]]
+        (late,), (early,) = (
+            [line for line in markers if (line.get_xdata()[0] > START) == side] for side in (True, False)
+        )
+        assert late.get_xdata()[0] == 60 and late.get_ydata()[0] == 5 and early.get_ydata()[0] == 1
+        assert [path.vertices[:, 0].tolist() for path in ax.collections[0].get_paths()] == [[40, 120]]
+        style.close(ax.figure)

@@ -27,10 +27,16 @@ from ctadam.storage.store import read_joined
 
 TASKS = style.Table("experiments/generalization/figure.py: TASKS", {"text": "text", "images": "images"})
 _COLORS = sns.color_palette("colorblind").as_hex()
-#: Column with the choice of the learning rate -> colour, marker and name.
-VIEWS = {
-    "usual_rate": (_COLORS[0], "o", "learning rate best for the usual pair (judged)"),
-    "own_rate": (_COLORS[1], "^", "learning rate best for each pair"),
+#: Column with the choice of the learning rate -> look and name. The second is drawn inside the first, because they often agree.
+VIEWS: dict[str, tuple[dict[str, Any], str]] = {
+    "usual_rate": (
+        {"color": _COLORS[0], "marker": "o", "ms": 5, "mfc": "w", "mew": 0.8, "lw": 0.9},
+        "learning rate best for the usual pair (judged)",
+    ),
+    "own_rate": (
+        {"color": _COLORS[1], "marker": "^", "ms": 2.5, "mew": 0, "lw": 0},
+        "learning rate best for each pair",
+    ),
 }
 #: The usual pair.
 STAR: dict[str, Any] = {"marker": "*", "ms": 9, "color": "w", "mec": "k", "mew": 0.7, "ls": "", "zorder": 4}
@@ -52,10 +58,10 @@ def draw(results: str | Path) -> Figure:
         _shares(row[2], table)
         for ax, title in zip(row, ("normal curve", "level curve", "differences"), strict=True):
             ax.set_title(f"{name}: {title}")
-    handles: list[Line2D | Patch] = [
-        Line2D([], [], color=color, marker=marker, mfc="w", lw=0.8, label=label)
-        for color, marker, label in VIEWS.values()
-    ]
+    low, high = np.transpose([ax.get_xlim() for ax in axes[:, 2]])
+    for ax in axes[:, 2]:
+        ax.set_xlim(low.min(), high.max())
+    handles: list[Line2D | Patch] = [Line2D([], [], label=label, **look) for look, label in VIEWS.values()]
     handles += [
         Line2D([], [], label=rf"usual pair, $(\beta,\gamma)$ = ({usual.beta2:g}, {usual.beta1:g})", **STAR),
         Patch(color=REGION, lw=0, label="range of the normal curve, $C>0$"),
@@ -90,15 +96,25 @@ def _excess(table: pd.DataFrame, curves: tuple[str, ...], view: str = "usual_rat
 
 
 def _normal(ax: Axes, table: pd.DataFrame) -> None:
-    """Plot the excess loss against C along the normal curve, with the correlation of claim G1."""
-    for view, (color, marker, _) in VIEWS.items():
+    """Plot the excess loss against C along the normal curve, inside the region again in an inset, with G1's correlation."""
+    # The losses outside the region hide the differences inside, which the claims judge.
+    inset = ax.inset_axes((0.46, 0.33, 0.53, 0.5))
+    for view, (look, _) in VIEWS.items():
         points = _excess(table, NORMAL, view)
-        ends = points["mean"] - points["half"], points["mean"] + points["half"]
-        ax.fill_between(points["C"], *ends, color=color, alpha=0.25, lw=0)
         drawn = points.drop("usual")
-        ax.plot(drawn["C"], drawn["mean"], color=color, marker=marker, ms=3.5, mfc="w", mew=0.8, lw=0.9)
+        for part, rows in ((ax, drawn), (inset, drawn[drawn["C"] > 0])):
+            if view == "usual_rate":
+                band = points if part is ax else points[points["C"] > 0]
+                ends = band["mean"] - band["half"], band["mean"] + band["half"]
+                part.fill_between(band["C"], *ends, color=look["color"], alpha=0.25, lw=0)
+            part.plot(rows["C"], rows["mean"], **look)
     usual = points.xs("usual", level="curve")
-    ax.plot(usual["C"], usual["mean"], **STAR)
+    for part in (ax, inset):
+        part.plot(usual["C"], usual["mean"], **STAR)
+    inset.margins(x=0.08)
+    inset.set_title("$C>0$", fontsize=6, pad=2, loc="left")
+    inset.tick_params(labelsize=6, pad=1.5, length=2)
+    inset.axhline(0, color="0.7", lw=0.6, zorder=0)
     g1 = correlation(at_chosen_rate(table, NORMAL))
     text = rf"G1: $\rho={g1.estimate:.2f}$" + (rf" $[{g1.low:.2f},\,{g1.high:.2f}]$" if g1.n > 1 else "")
     ax.text(0.98, 0.98, text, ha="right", va="top", fontsize=7, transform=ax.transAxes)
@@ -112,18 +128,9 @@ def _level(ax: Axes, table: pd.DataFrame) -> None:
     inside = _excess(table, NORMAL).query("C > 0")["mean"]
     ax.axhspan(inside.min(), inside.max(), color=REGION, lw=0)
     points = _excess(table, LEVEL)
-    color, marker, _ = VIEWS["usual_rate"]
-    look = {
-        "color": color,
-        "marker": marker,
-        "ms": 3.5,
-        "mfc": "w",
-        "mew": 0.8,
-        "lw": 0.9,
-        "elinewidth": 0.9,
-        "capsize": 2,
-    }
-    ax.errorbar(points["beta2"], points["mean"], points["half"], **look)
+    look, _ = VIEWS["usual_rate"]
+    ax.errorbar(points["beta2"], points["mean"], points["half"], elinewidth=0.9, capsize=2, **look)
+    ax.locator_params(axis="x", nbins=4)
     usual = points.xs("usual", level="curve")
     ax.plot(usual["beta2"], usual["mean"], **STAR)
     ax.axhline(0, color="0.7", lw=0.6, zorder=0)
@@ -148,7 +155,7 @@ def _shares(ax: Axes, table: pd.DataFrame) -> None:
             ax.text(0.98, y, "undecided", ha="right", va="center", **look)
             continue
         errors = [[level.estimate - level.low], [level.high - level.estimate]]
-        ax.errorbar(level.estimate, y, xerr=errors, color="k", marker="o", ms=4, mfc="w", lw=1, capsize=2)
+        ax.errorbar(level.estimate, y, xerr=errors, color="k", marker="o", ms=3, mfc="w", lw=1, capsize=2.5)
         ends = [min(ends[0], 1.1 * level.low), max(ends[1], 1.1 * level.high)]
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
     ax.set(xlim=ends, ylim=(len(SHARES) - 0.5, -0.5), xlabel="share of the range, $C>0$")
