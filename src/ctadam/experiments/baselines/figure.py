@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ctadam.analysis import style
 from ctadam.analysis.seeds import over_seeds
@@ -53,23 +54,33 @@ def draw(results: str | Path) -> Figure:
 
 
 def _sensitivity(ax: Axes, rows: pd.DataFrame, task: str) -> None:
-    """Plot the mean result of each family at each learning rate; other settings are chosen by validation."""
+    """Plot the mean result of each family at each learning rate; other settings are chosen by validation.
+
+    Accuracies are plotted as errors on a logarithmic axis, which separates the good ones.
+    """
     name, sign = NAMES[task]
     settings = rows.groupby(["family", "contender", "lr", "weight_decay"], as_index=False)[["value", "validation"]]
     means = settings.mean()
     means = means.loc[means.groupby(["family", "lr"])["validation"].idxmax()]
     for family, family_look in looks().items():
         best = sign * means[means["family"] == family].set_index("lr")["value"]
+        best = 1 - best if task == "images" else best
         if len(best):
             strong = family in ("2-Adam", "AdamW")
             look: dict[str, Any] = {"lw": 1.8, "zorder": 4} if strong else {"lw": 0.9, "zorder": 3}
             line = "--" if family == "2-Adam unsmoothed" else "-"
             ax.plot(best.index, best, line, label=family, **family_look, **look)
     chance = rows["chance_level"].iloc[0]
+    chance = 1 - chance if task == "images" else chance
     ax.axhline(chance, color="0.6", lw=0.8, ls=":", zorder=0)
     look = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 6, "color": "0.4"}
     ax.annotate("chance", (0, chance), (3, 2), **look)
     ax.set(xscale="log", xlabel=r"learning rate $\eta$", ylabel=name, title=f"{task}: sensitivity")
+    if task == "images":
+        ax.set(yscale="log", ylabel="test error")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     if task == "text":
         low = (sign * means["value"]).min()
         ax.set_ylim(low - 0.05 * (chance - low), chance + 0.12 * (chance - low))

@@ -87,7 +87,8 @@ def _by_rate(ax: Axes, table: pd.DataFrame) -> None:
     """Plot the test error of Adam and 2-Adam against the learning rate."""
     for name, runs, look in _optimizers(table):
         found = _intervals(runs.groupby("lr")["error"])
-        _points(ax, found.index * 1.02 ** SHIFTS.get(name, 0.0), found, label=name, **look)
+        label = f"$k$-Adam {name}" if name in SHIFTS else name
+        _points(ax, found.index * 1.02 ** SHIFTS.get(name, 0.0), found, label=label, **look)
     ax.set(xlabel=r"learning rate $\eta$", xscale="log", title=TITLES[table["norm"].iloc[0]])
     _error_axis(ax)
 
@@ -120,7 +121,7 @@ def _gains(ax: Axes, table: pd.DataFrame) -> None:
                 _points(ax, found.index * 1.05 ** SHIFTS[strategy], found, mfc=fill, ls=line, **look)
     for fill, label in (("0.4", "equal rates"), ("w", "equal steps")):
         ax.plot([], [], "o", ms=3.5, color="0.4", mfc=fill, label=label)
-    ax.legend(loc="upper left", handletextpad=0.2)
+    ax.legend(loc="upper right", handletextpad=0.2)
     ax.axhline(0, color="0.7", lw=0.6, zorder=0)
     ax.set(xlabel=r"learning rate $\eta$ of 2-Adam", xscale="log")
     ax.set(ylabel="gain in accuracy over Adam", title="gain of the second stage, network of (a)")

@@ -8,10 +8,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from ctadam.analysis import style
 from ctadam.analysis.verdicts import Level
@@ -29,18 +31,18 @@ from ctadam.experiments.scale_invariance.claims import (
 )
 from ctadam.storage.store import read_joined, read_runs
 
-#: Norm law -> label, color, line and marker, in the order of the legend.
+#: Norm law -> label, color and line, in the order of the legend. Markers are the models'.
 LAWS = {
-    "paper": ("paper's law", style.COLORS["paper"], "--", "o"),
-    "inertial": ("inertial law", style.COLORS["exact"], "-", "^"),
+    "paper": ("paper's law", style.COLORS["paper"], "--"),
+    "inertial": ("inertial law", style.COLORS["exact"], "-"),
 }
-#: Optimizer for weights of fixed norm -> label, color, line and marker, in the order of the legend.
+#: Optimizer for weights of fixed norm -> label, color and line, in the order of the legend.
 OPTIMIZERS = style.Table(
     "experiments/scale_invariance/figure.py: OPTIMIZERS",
     {
-        "adam": ("Adam, constant rate", "0.35", ":", "x"),
-        "2adam": ("2-Adam (paper's law)", style.COLORS["paper"], "--", "o"),
-        "2adam_inertial": (r"2-Adam, rate$/\sqrt{f}$ (inertial law)", style.COLORS["exact"], "-", "^"),
+        "adam": ("Adam, constant rate", "0.35", ":"),
+        "2adam": ("2-Adam (paper's law)", style.COLORS["paper"], "--"),
+        "2adam_inertial": (r"2-Adam, rate$/\sqrt{f}$ (inertial law)", style.COLORS["exact"], "-"),
     },
 )
 MODEL_MARKERS = style.Table(
@@ -55,7 +57,7 @@ def draw(results: str | Path) -> Figure:
     MODEL_MARKERS.require(table["model"])
     OPTIMIZERS.require(runs["optimizer"].dropna())
     shares = growth(table)
-    figure, axes = plt.subplots(2, 4, figsize=(style.TEXT_WIDTH, 4.3), layout="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(style.TEXT_WIDTH, 4.5), layout="constrained")
     _norm(axes[0, 0], runs, table)
     _fractions(axes[0, 1], shares)
     _coarse(axes[0, 2], shares)
@@ -64,21 +66,37 @@ def draw(results: str | Path) -> Figure:
     _steady(axes[1, 1], table)
     _distances(axes[1, 2], runs, table)
     _distance_ratios(axes[1, 3], table)
-    handles = [_handle(*look) for look in LAWS.values()]
-    handles.append(Line2D([], [], color="0.75", lw=4, label="measured (a); targets of claims"))
-    figure.legend(loc="outside upper center", handles=handles, ncols=3, columnspacing=1.4)
-    handles = [_handle(*look) for look in OPTIMIZERS.values()]
-    figure.legend(
-        loc="outside lower center", handles=handles, ncols=3, title="weights of fixed norm, (g), (h)", title_fontsize=7
-    )
+    handles: list[Artist] = [_line(*look) for look in LAWS.values()]
+    handles += [_marker("measured", MODEL_MARKERS[MAIN_MODEL]), Patch(color="0.85", lw=0, label="target of the claim")]
+    figure.legend(loc="outside upper center", handles=handles, ncols=4, columnspacing=1.4)
+    figure.legend(loc="outside lower center", handles=_fixed_norm_handles(table), ncols=4, columnspacing=1.4)
     style.label_panels(axes.flat)
     sns.despine(figure)
     return figure
 
 
-def _handle(label: str, color: str, line: Any, marker: str) -> Line2D:
+def _line(label: str, color: str, line: Any) -> Line2D:
     """Return a legend entry for a law or an optimizer."""
-    return Line2D([], [], color=color, ls=line, marker=marker, ms=3.5, mfc="w", label=label)
+    return Line2D([], [], color=color, ls=line, label=label)
+
+
+def _marker(label: str, marker: str, fill: str = "w") -> Line2D:
+    """Return a legend entry for a marker."""
+    return Line2D([], [], ls="", color=style.COLORS["measured"], marker=marker, ms=3.5, mfc=fill, label=label)
+
+
+def _fixed_norm_handles(table: pd.DataFrame) -> list[Line2D]:
+    """Return the legend of the last two panels: optimizers in its first row, models and decays in its second."""
+    runs = table[table["variant"] == "fixed_norm"]
+    first = [_line(*look) for look in OPTIMIZERS.values()]
+    second = [_marker(f"{model}, (h)", MODEL_MARKERS[model]) for model in runs["model"].unique()]
+    decays = sorted(runs["weight_decay"].unique())
+    second += [
+        _marker(rf"$\lambda={decay:g}$, (h)", "o", style.COLORS["measured"] if decay == decays[-1] else "w")
+        for decay in decays
+    ]
+    first += [_line("", "w", "") for _ in second[len(first) :]]
+    return [handle for column in zip(first, second, strict=False) for handle in column]
 
 
 def _log_axis(ax: Axes) -> None:
@@ -124,10 +142,10 @@ def _norm(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
     records = records[(records["model"] == MAIN_MODEL) & (records["beta1"] == gamma)]
     queries = next(weight for weight in records["weight"] if weight.endswith("queries"))
     records = records[(records["weight"] == queries) & (records["seed"] == records["seed"].min())]
-    ax.plot(records["step"], records["norm_sq"], color="0.75", lw=4, solid_capstyle="butt", zorder=1)
-    for law, (_, color, line, marker) in LAWS.items():
-        look: dict[str, Any] = {"ms": 3, "mfc": "w", "markevery": max(1, len(records) // 5), "zorder": 2}
-        ax.plot(records["step"], records[f"law_{law}"], ls=line, color=color, marker=marker, **look)
+    look: dict[str, Any] = {"ms": 4, "mfc": "w", "mew": 0.9, "clip_on": False}
+    ax.plot(records["step"], records["norm_sq"], MODEL_MARKERS[MAIN_MODEL], color=style.COLORS["measured"], **look)
+    for law, (_, color, line) in LAWS.items():
+        ax.plot(records["step"], records[f"law_{law}"], ls=line, color=color, zorder=3)
     ax.set(
         xlabel="step $n$", ylabel=r"$\|W_n\|^2$", xlim=(0, records["step"].max()), title=f"queries, $\\gamma={gamma:g}$"
     )
@@ -137,9 +155,9 @@ def _fractions(ax: Axes, shares: pd.DataFrame) -> None:
     """Plot the growth fractions of both laws against γ for the main model (N3, N4, N8)."""
     gammas = _gammas(shares)
     ax.axhspan(0.9, 1.1, color="0.85", lw=0, zorder=0)
-    for law, (_, color, line, marker) in LAWS.items():
+    for law, (_, color, line) in LAWS.items():
         levels = [growth_level(rows, law, "") for _, rows in by_gamma(of_main_model(shares))]
-        _points(ax, range(len(levels)), levels, color, marker)
+        _points(ax, range(len(levels)), levels, color, MODEL_MARKERS[MAIN_MODEL])
         predicted = np.ones(len(gammas))
         if law == "paper":  # by the inertial law
             predicted = (1 - np.array(gammas)) / (1 + np.array(gammas))
@@ -156,11 +174,8 @@ def _coarse(ax: Axes, shares: pd.DataFrame) -> None:
     for model, rows in by_model(shares):
         _points(ax, [models.index(model)], [coarse_level(rows, model)], style.COLORS["measured"], MODEL_MARKERS[model])
     ax.set_xticks(range(len(models)), models, rotation=30, ha="right", rotation_mode="anchor")
-    ax.set(
-        ylabel="share of growth",
-        title="Assumption 2",
-        xlim=(-0.5, len(models) - 0.5),
-    )
+    ylabel = r"growth by $\langle W, g/\sqrt{v}\rangle$"
+    ax.set(ylabel=ylabel, title="Assumption 2", xlim=(-0.5, len(models) - 0.5))
 
 
 def _cosines(ax: Axes, runs: pd.DataFrame) -> None:
@@ -168,14 +183,16 @@ def _cosines(ax: Axes, runs: pd.DataFrame) -> None:
     cosines = runs[(runs["record"] == "cosine") & (runs["lag"] > 0) & (runs["model"] == MAIN_MODEL)]
     scaled = cosines.assign(square=cosines["dimension"] * cosines["cosine"].astype(float) ** 2)
     colors = sns.color_palette("viridis", cosines["beta1"].nunique() + 1)
-    for (gamma, records), color, marker in zip(scaled.groupby("beta1"), colors, "os^D" * 9, strict=False):
+    for (gamma, records), color in zip(scaled.groupby("beta1"), colors, strict=False):
         mean = records.groupby("lag")["square"].mean() ** 0.5
-        ax.plot(mean.index, mean, marker=marker, ms=3, mfc="w", lw=1, color=color, label=rf"$\gamma={gamma:g}$")
+        ax.plot(mean.index, mean, ".-", ms=4, lw=1, color=color, label=rf"$\gamma={gamma:g}$")
     ax.axhline(1, color="0.3", ls=":", label="random")
     ax.set(xlabel="age of gradient", ylabel=r"$\sqrt{d}$ × cosine, r.m.s.", title="Assumption 1")
     _log_axis(ax)
-    ax.set_xscale("log", base=4)
-    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xscale("log")
+    ages = sorted(cosines["lag"].unique().astype(int))[::2]
+    ax.set_xticks(ages, ages)
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.legend(loc="lower right", handlelength=1.2, labelspacing=0.15, borderpad=0, fontsize=5.5)
 
 
@@ -203,10 +220,7 @@ def _steady(ax: Axes, table: pd.DataFrame) -> None:
     ax.plot(x, np.ones(len(x)), "-", color=style.COLORS["exact"], lw=1)
     for part in ("norm", "angle"):
         ax.plot(x, ratio[f"{part}_paper"] / ratio[f"{part}_inertial"], "--", color=style.COLORS["paper"], lw=1)
-    handles = [
-        Line2D([], [], ls="", marker="o", ms=3.5, color=measured, mfc=fill, label=label)
-        for fill, label in (("w", r"$\|W\|^2$"), (measured, "angle"))
-    ]
+    handles = [_marker(r"$\|W\|^2$", "o"), _marker("angle", "o", measured)]
     ax.legend(handles=handles, loc="upper left", handlelength=0.6, labelspacing=0.15, borderpad=0, fontsize=6)
     ax.set(ylabel="measured / predicted", title="steady state")
     _log_axis(ax)
@@ -220,10 +234,9 @@ def _distances(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
     gamma, decay = _usual(_gammas(shown)), shown["weight_decay"].min()
     chosen = shown[(shown["model"] == model) & (shown["beta1"] == gamma) & (shown["weight_decay"] == decay)]
     records = runs[runs["run"].isin(chosen["run"]) & (runs["step"] > 0)]
-    for name, (_, color, line, marker) in OPTIMIZERS.items():
+    for name, (_, color, line) in OPTIMIZERS.items():
         mean = records[records["optimizer"] == name].groupby("step")["direction_distance"].mean()
-        look = {"color": color, "marker": marker, "ms": 3, "mfc": "w", "lw": 1, "markevery": max(1, len(mean) // 5)}
-        ax.plot(mean.index, mean, ls=line, **look)
+        ax.plot(mean.index, mean, color=color, ls=line)
     ax.set(xlabel="step $n$", xlim=(0, records["step"].max()), ylabel="distance from AdamW")
     _log_axis(ax)
     ax.set_title(f"{model}, $\\gamma={gamma:g}$, $\\lambda={decay:g}$")
@@ -235,7 +248,8 @@ def _distance_ratios(ax: Axes, table: pd.DataFrame) -> None:
     gammas, models = sorted({key[1] for key, *_ in levels}), list(dict.fromkeys(key[0] for key, *_ in levels))
     decays = sorted({key[2] for key, *_ in levels})
     width = 0.8 / (len(models) * len(decays))
-    ax.axhspan(0, 1, color="0.9", lw=0, zorder=0)
+    ax.axhspan(0, 1, color="0.85", lw=0, zorder=0)
+    ax.axhline(1, color=OPTIMIZERS["adam"][1], ls=OPTIMIZERS["adam"][2], lw=1)
     for (model, gamma, decay), *pair in levels:
         slot = models.index(model) * len(decays) + decays.index(decay)
         x = gammas.index(gamma) - 0.4 + width * (slot + 0.5)
