@@ -213,4 +213,4 @@ def test_a_verdict_that_changed_is_found(shipped, monkeypatch):
     real = verify.claims.judge
     monkeypatch.setattr(verify.claims, "judge", lambda *a: real(*a).assign(verdict="contradicted"))
     check = verify.rejudge(shipped)
-    assert check.outcome == verify.DIFFERS and "S1: inconclusive, now contradicted" in check.note
+    assert check.outcome == verify.DIFFERS and ": reproduced, now contradicted" in check.note
