@@ -123,7 +123,7 @@ def test_figure_8_names_every_setting_and_predicts_beside_what_was_measured(smok
         assert len(ended.lines) == 4
         # Two runs, a line with its halo for the one that is predicted to grow, a name each.
         assert len(long.lines) == 4 and len(long.texts) == 2
-        assert len(unseen.lines) == 2 + 2 * 2  # points, and a line with its halo, for each ε
+        assert len(unseen.lines) == 2 + 2  # points and a line for each ε
         assert [text.get_text() for text in tokens.get_legend().get_texts()] == [
             "$|C|/2$ (paper)",
             "words",

@@ -178,6 +178,9 @@ def test_s1_allows_no_update_above_its_bound(law, factor, verdict):
     # The exact bound lies below the paper's, so an update at the paper's breaks it.
     assert found.verdict == (CONTRADICTED if law == "paper" else verdict)
     assert found.numbers["runs"] == (table["C"] > 0).sum()
+    if law == "exact":
+        late = found.numbers["largest share of the exact bound in the second half of the steps"]
+        assert late == pytest.approx(factor, rel=1e-12)
 
 
 def test_an_infinite_update_inside_the_region_leaves_s1_open():

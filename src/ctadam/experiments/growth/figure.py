@@ -79,7 +79,9 @@ def _region(ax: Axes, table: pd.DataFrame, colors: Colormap, norm: Normalize) ->
     laws: tuple[tuple[stability.Law, str], ...] = (("paper", r"paper: $C=0$"), ("exact", r"exact: $\gamma^2=\beta$"))
     for law, name in laws:
         boundary = stability.boundary_beta2(beta1=gammas, law=law)
-        ax.plot(boundary, gammas, style.LINES[law], color=style.COLORS[law], lw=1.6, label=name)
+        # The dashed line over the solid one, because they nearly coincide.
+        look: dict[str, Any] = {"color": style.COLORS[law], "lw": 1.6, "zorder": 3 if law == "paper" else 2}
+        ax.plot(boundary, gammas, style.LINES[law], label=name, **look)
     curve = table[table["variant"] == "curve"].drop_duplicates("point")
     ax.plot(curve["beta2"], curve["beta1"], ".", ms=2.5, color=style.COLORS["curve"], label="normal curve, runs")
     for i, (pair, (offset, side)) in enumerate(zip(USUAL_PAIRS, LABELS, strict=True)):
@@ -148,7 +150,8 @@ def _rates(ax: Axes, curve: pd.DataFrame, pairs: pd.DataFrame) -> None:
         _mark(ax, pair, rows["C"].iloc[0], rows["rate"].mean(), (0, -6), "center", va="top", rotation=90)
     laws = curve.drop_duplicates("C").sort_values("C", kind="stable")
     for law, name in (("paper", r"paper: $\max(0,-C/2)$"), ("exact", r"exact: $\max(0,\ln\gamma/\!\sqrt{\beta})$")):
-        ax.plot(laws["C"], laws[f"rate_{law}"], style.LINES[law], color=style.COLORS[law], label=name, zorder=3)
+        order = 4 if law == "paper" else 3
+        ax.plot(laws["C"], laws[f"rate_{law}"], style.LINES[law], color=style.COLORS[law], label=name, zorder=order)
     top = float(laws["rate_exact"].max())
     rates = boundary_points(curve)
     if len(rates) and len(rates.columns) == ACROSS:
@@ -160,8 +163,8 @@ def _rates(ax: Axes, curve: pd.DataFrame, pairs: pd.DataFrame) -> None:
     ax.set_ylim(bottom=min(-0.55 * top, ax.get_ylim()[0]))
     # Measurements first; matplotlib lists error bars after lines.
     handles, labels = ax.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda i: ("slo", "sam", "pap", "exa", "ons").index(labels[i][:3]))
-    ax.legend([handles[i] for i in order], [labels[i] for i in order], loc="upper right")
+    listed = sorted(range(len(labels)), key=lambda i: ("slo", "sam", "pap", "exa", "ons").index(labels[i][:3]))
+    ax.legend([handles[i] for i in listed], [labels[i] for i in listed], loc="upper right")
 
 
 def _by_eps(rule: pd.DataFrame) -> list[tuple[pd.DataFrame, float, dict[str, Any]]]:

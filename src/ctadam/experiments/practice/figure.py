@@ -27,8 +27,10 @@ DTYPES = style.Table("experiments/practice/figure.py: DTYPES", {"float64": "-", 
 #: Name, colour and marker by variant of the growth runs.
 TOKENS = style.Table(
     "experiments/practice/figure.py: TOKENS",
-    {"curve": ("words", _COLORS[0], "o"), "characters": ("characters", _COLORS[1], "^")},
+    {"curve": ("words", _COLORS[4], "o"), "characters": ("characters", _COLORS[7], "^")},
 )
+#: Alternating colours of the rows that hold the largest update.
+ROWS = (_COLORS[0], _COLORS[9])
 #: Number of words with the largest update that are labelled.
 NAMED = 4
 
@@ -91,7 +93,7 @@ def _holders(ax: Axes, steps: pd.DataFrame, run: pd.Series) -> None:
     steps = steps[np.isfinite(steps["update_max"])]
     spans = _spans(steps)
     for i, part in enumerate(spans):
-        ax.plot(part["step"], part["update_max"], "-", lw=1.6, color=_COLORS[0] if i % 2 else _COLORS[2])
+        ax.plot(part["step"], part["update_max"], "-", lw=2.4, color=ROWS[i % 2])
     named = sorted(spans, key=len, reverse=True)[:NAMED]
     for part in named:
         n, middle = part["step"].to_numpy(), part.iloc[len(part) // 2]
@@ -106,8 +108,7 @@ def _holders(ax: Axes, steps: pd.DataFrame, run: pd.Series) -> None:
         arrow = {"arrowstyle": "-", "color": "0.4", "lw": 0.5, "shrinkA": 0, "shrinkB": 1}
         look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 5.5, "arrowprops": arrow}
         ax.annotate(f"{word}{unseen}", (middle["step"], middle["update_max"]), (12, -11), **look)
-    # Alternating colours show each change of row.
-    turns = tuple(Line2D([], [], color=_COLORS[i], lw=1.6) for i in (0, 2))
+    turns = tuple(Line2D([], [], color=color, lw=2.4) for color in ROWS)
     slope = Line2D([], [], color="k", lw=0.8, ls=style.LINES["paper"])
     handles: list[Any] = [turns, slope]
     look = {"loc": "upper left", "handler_map": {tuple: HandlerTuple(ndivide=None, pad=0)}}
@@ -195,14 +196,13 @@ def _unseen(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
     for run in _rows(table):
         steps = runs[(runs["run"] == run.run) & (runs["unseen"] > 0)]
         color, marker = styles[run.eps]
-        ax.plot(steps["unseen"], steps["update_max"], marker, ms=2.2, mew=0.4, mfc="none", color=color, rasterized=True)
+        ax.plot(steps["unseen"], steps["update_max"], marker, ms=3.5, mew=0.5, mfc="none", color=color, rasterized=True)
         top = max(top, steps["unseen"].max() if len(steps) else 1)
     j = np.arange(int(top) + 1)
     for run in _rows(table):
         line = _steady(start * np.exp(-a * j) / (np.exp(-b * j) + run.eps / root))
-        ax.plot(j, line, style.LINES["exact"], color="w", lw=2.2, zorder=3)
-        ax.plot(j, line, style.LINES["exact"], color=styles[run.eps][0], lw=1.1, zorder=3)
-    lines = [Line2D([], [], color="0.3", label="one gradient, then none")]
+        ax.plot(j, line, style.LINES["exact"], color="k", lw=0.8, zorder=3)
+    lines = [Line2D([], [], color="k", lw=0.8, label="one gradient, then none")]
     ax.legend(handles=[*_eps_handles(styles), *lines], loc="upper left")
     ax.set(
         xlabel="steps for which its token is unseen",
@@ -279,13 +279,17 @@ def setting(run: Any, bare: pd.Series) -> str:
 def _protection(ax: Axes, table: pd.DataFrame, bare: pd.Series) -> None:
     """Draw the largest update under every setting, with the final test loss (mean over seeds) at the right."""
     table = table.assign(setting=[setting(run, bare) for run in _rows(table)])
-    groups = table.groupby("setting").agg(peak=("peak", lambda x: np.log(x).mean()), loss=("test_loss", "mean"))
+    styles = _eps_styles(table)
+    groups = table.groupby("setting").agg(
+        peak=("peak", lambda x: np.log(x).mean()), loss=("test_loss", "mean"), eps=("eps", "first")
+    )
     # Rounding makes the order reproducible: some settings have equal peaks whose logarithms differ in the last digit.
     groups = sort_rows(groups.reset_index().round({"peak": 9}), ["peak", "setting"], ascending=[False, True])
     groups = groups.set_index("setting")
     for y, (name, group) in enumerate(groups.iterrows()):
         peaks = table.loc[table["setting"] == name, "peak"]
-        ax.plot(peaks, [y] * len(peaks), "o", ms=3.5, mfc="w", mew=0.9, color=_COLORS[0])
+        color, marker = styles[group["eps"]]
+        ax.plot(peaks, [y] * len(peaks), marker, ms=3.5, mfc="w", mew=0.9, color=color)
         _beside(ax, y, f"{group['loss']:.3f}")
     _beside(ax, -1, "loss")
     ax.set_yticks(range(len(groups)), groups.index, fontsize=5.5)

@@ -128,9 +128,10 @@ def _near(ax: Axes, runs: pd.DataFrame) -> None:
     for sweep, (color, line) in style.by_rank("experiments/quadratic/figure.py: LOOKS", LOOKS, groups).items():
         _shares(ax, groups[sweep]["ratio_late"], color, line, NAMES[sweep])
     ax.axvline(1, color="0.5", lw=0.8)
-    ax.set(xlim=(0, 1.05), ylim=(0, 1), xlabel=r"late $\|u_n\|_\infty$ / bound", title="updates")
+    # Room for the legend above the curves.
+    ax.set(xlim=(0, 1.05), ylim=(0, 1.1), xlabel=r"late $\|u_n\|_\infty$ / bound", title="updates")
     ax.set_ylabel("share of runs above")
-    ax.legend(loc="upper right", handlelength=1.9, borderaxespad=0, labelspacing=0.2)
+    ax.legend(loc="upper left", handlelength=1.9, borderaxespad=0, labelspacing=0.2)
 
 
 def _params(ax: Axes, runs: pd.DataFrame) -> None:
@@ -144,8 +145,14 @@ def _params(ax: Axes, runs: pd.DataFrame) -> None:
             chosen = decays[decay]
             ratio = chosen["param_max"] / np.maximum(chosen["param_start"], chosen["limit_exact"] / decay)
             color, own = looks[sweep]
-            _shares(ax, ratio, color, own if len(decays) == 1 else line, SWEEPS[sweep].format(weight_decay=decay))
+            _shares(
+                ax,
+                ratio,
+                color,
+                own if len(decays) == 1 else line,
+                SWEEPS[sweep].format(weight_decay=decay).replace(", ", ",\n"),
+            )
     ax.axvline(1, color="0.5", lw=0.8)
     ax.set(xlim=(0, 1.05), ylim=(0, 1), title="parameters, $C>0$", ylabel="share of runs above")
     ax.set_xlabel(r"$\max_n\|\theta_n\|_\infty$ / $\max(\|\theta_0\|_\infty, B/\lambda)$")
-    ax.legend(loc="lower left", handlelength=1.9, labelspacing=0.2)
+    ax.legend(loc="center right", handlelength=1.9, borderaxespad=1.5, labelspacing=0.2)

@@ -88,10 +88,10 @@ def _wedge(ax: Axes, draws: pd.DataFrame) -> None:
         look = {"ms": 2.5, "mew": 0 if marker == "o" else 0.5, "color": color, "rasterized": True}
         ax.plot(growth, draws[column] / draws["limit_exact"], marker, label=name, **look)
     ax.axhline(1, color="0.5", lw=0.8, zorder=0)
-    ax.set(xscale="log", yscale="log", xlim=(1e-2, 2e3), ylim=(1e-2, 1e6), xlabel=r"paper's law: $n\,|C|/2$")
+    ax.set(xscale="log", yscale="log", xlim=(1e-2, 2e3), ylim=(1e-3, 1e6), xlabel=r"paper's law: $n\,|C|/2$")
     ax.set_ylabel(r"over the exact bound, $n\to\infty$")
     ax.set_title(r"$C<0$, but $\gamma^2<\beta$")
-    ax.legend(loc="upper left", markerscale=1.5, handletextpad=0.2)
+    ax.legend(loc="lower right", markerscale=1.5, handletextpad=0.2)
 
 
 def _edges(ax: Axes, draws: pd.DataFrame) -> None:
