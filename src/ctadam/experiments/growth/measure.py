@@ -29,7 +29,8 @@ def _measure_run(steps: pd.DataFrame) -> dict[str, Any]:
     n, log_updates, same_row = last["step"].to_numpy(), log_update(last), held(last)
     fit = slope(n, log_updates)
     with np.errstate(divide="ignore"):
-        log_displacement, log_param = np.log(last["displacement_max"]), np.log(last["param_max"])
+        # In float64, because sums in float32 depend on the processor.
+        log_displacement, log_param = (np.log(last[name].astype(float)) for name in ("displacement_max", "param_max"))
     tests = steps["test_loss"].dropna()
     return {
         "steps": len(steps),
