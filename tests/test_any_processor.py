@@ -56,4 +56,4 @@ def test_without_any_vector_instructions(root, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("off", LEVELS, ids=lambda off: f"without {' '.join(off)}" if off else "all")
 def test_at_every_level(root, tmp_path, off):
-    check(root, tmp_path, off, ["laptop", "cifar_subset", "paper"])
+    check(root, tmp_path, off, ["laptop", "paper"])

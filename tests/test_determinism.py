@@ -41,7 +41,7 @@ def with_few_steps(value, *, steps=False):
     """Return parameters in which every number of steps is at most 4."""
     if isinstance(value, dict):
         return {key: with_few_steps(part, steps=steps or key == "steps") for key, part in value.items()}
-    return min(value, 4) if steps and isinstance(value, int) else value
+    return min(value, 20) if steps and isinstance(value, int) else value
 
 
 @pytest.mark.parametrize(

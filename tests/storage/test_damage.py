@@ -175,12 +175,12 @@ def test_missing_column_is_named(results, capsys):
     """All shards come from another version of the code."""
     for shard in (results / "growth").glob("shard-*.parquet"):
         record = read_provenance(shard)
-        table = pd.read_parquet(shard).drop(columns="unseen")
+        table = pd.read_parquet(shard).drop(columns="update_row")
         write_table(table, shard, {k: v for k, v in record.items() if k != "sha256"})
     before = (results / "growth/measurements.csv").read_bytes()
     assert cli.main(["measure", "growth", str(results)]) == 1
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and "lacks what this code asks for ('unseen')" in said[0]
+    assert len(said) == 1 and "lacks what this code asks for ('update_row')" in said[0]
     assert (results / "growth/measurements.csv").read_bytes() == before
 
 

@@ -73,7 +73,7 @@ def test_missing_derived_table_names_its_command(results):
 def test_runs_are_sorted(smoke):
     runs = read_runs(smoke, "growth")
     assert runs[["run", "step"]].apply(tuple, axis=1).is_monotonic_increasing
-    assert runs["run"].nunique() == 9
+    assert runs["run"].nunique() == 14
 
 
 def test_failed_write_keeps_the_previous_file(tmp_path):
@@ -157,6 +157,8 @@ def test_promote_replaces_shards_of_another_division_and_what_was_derived(tree):
         "growth.shards=3",
         "--set",
         "growth.steps=20",
+        "--set",
+        "growth.batch_rule.steps=20",
     ]
     assert cli.main([*words, "--out", str(tree / "fresh/smoke")]) == 0
     promote("smoke", results=tree, experiments=["growth"], force=True)

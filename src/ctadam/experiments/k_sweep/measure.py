@@ -62,7 +62,7 @@ def pairs(table: pd.DataFrame) -> pd.DataFrame:
     both = both.assign(rms_ratio=ratio, raised_lr=both["lr"] * ratio)
     raised = pd.Series(np.nan, index=both.index)
     for (norm, seed), rows in both.groupby(["norm", "seed"]):
-        curve = adam[(adam["norm"] == norm) & (adam["seed"] == seed)].sort_values("lr")
+        curve = adam[(adam["norm"] == norm) & (adam["seed"] == seed)].sort_values("lr", kind="stable")
         with np.errstate(divide="ignore"):
             rates = np.log(rows["raised_lr"]), np.log(curve["lr"])
         raised[rows.index] = np.interp(*rates, curve["accuracy"], left=np.nan, right=np.nan)
@@ -85,4 +85,4 @@ def tuned(table: pd.DataFrame) -> pd.DataFrame:
     optimizer = both.groupby(["norm", "k", "strategy"]).ngroup()
     best = both[chosen_by_others(both["accuracy"], both["lr"], optimizer, both["seed"])]
     columns = ["norm", "k", "strategy", "seed", "lr", "accuracy"]
-    return best[columns].assign(at_end=best["lr"].isin([*rates[:1], *rates[-1:]])).sort_values(columns[:4])
+    return best[columns].assign(at_end=best["lr"].isin([*rates[:1], *rates[-1:]])).sort_values(columns[:4], kind="stable")
