@@ -20,7 +20,7 @@ SETTINGS = {
 
 
 #: Figures that are drawn twice in the default tests too: image, many points, words, layout with a shared legend.
-DRAWN = ("fig6", "fig7", "fig8", "fig9")
+DRAWN = ("fig6", "fig9")
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_the_ledger_s_page_escapes_what_it_shows(checkout):
 
 
 def documented(page, name):
-    """Words in backticks in the sections of results/README.md about one experiment, those it refers to, and before all sections."""
+    """Words in backticks in results/README.md: before all sections, in those of one experiment, and in those they refer to."""
     first, *sections = re.split(r"^## ", page, flags=re.MULTILINE)
     own = "".join(section for section in sections if re.match(rf"{name}\b", section))
     others = re.findall(r"\bas `(\w+)`, ", own)

@@ -128,7 +128,7 @@ def tree(shipped, tmp_path):
 
 def test_documentation_lists_the_tested_damage(root):
     page = (root / "docs/reproducibility.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| ([^|]+: [^|]+) \|", page, re.MULTILINE) == list(KINDS)
+    assert re.findall(r"^\| ([^|]+: [^|]+) \|", page.partition("| tried |")[2], re.MULTILINE) == list(KINDS)
 
 
 def test_undamaged_tree_passes(shipped):
@@ -180,7 +180,7 @@ def test_missing_column_is_named(results, capsys):
     before = (results / "growth/measurements.csv").read_bytes()
     assert cli.main(["measure", "growth", str(results)]) == 1
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and "lacks what this code asks for ('update_row')" in said[0]
+    assert len(said) == 1 and "lacks what this code asks for (" in said[0] and "update_row" in said[0]
     assert (results / "growth/measurements.csv").read_bytes() == before
 
 

@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from ctadam import KAdam
-from ctadam.artifact import config
 from ctadam.data.text import batches, load_corpus
 from ctadam.errors import ArtifactError
 from ctadam.models.transformer import Transformer
@@ -464,7 +463,7 @@ def test_steps_do_not_synchronize_or_read_the_state(task, monkeypatch):
 def test_chunk_size_depends_on_model_and_device(corpus):
     """Small models are batched; a model whose logits over all words fill the cache is trained alone."""
     assert chunk_size(classes(perceptron), CPU) == 64 and chunk_size(classes(convolutions), CPU) == 8
-    settings = {**config.resolve("laptop")["growth"]["model"], "batch": 8, "test_batches": 1, "test_every": 1}
+    settings = {"width": 32, "depth": 1, "heads": 4, "context": 32, "batch": 8, "test_batches": 1, "test_every": 1}
     assert chunk_size(language(corpus, **settings, device=CPU), CPU) == 1
 
 

@@ -216,7 +216,8 @@ def ledger_text(ledger: pd.DataFrame) -> str:
         table = entries[1:]
         lines.append(f"{'':18} {entries[0][0]}")
         lines += [f"{'':18} {line}" for line in tabulate(table, tablefmt="plain", disable_numparse=True).splitlines()]
-    return "\n".join([*lines, f"{len(ledger)} claims: {_counts(ledger)}", *counts_by_source(ledger), ONLY_ABSTRACT])
+    total = f"{len(ledger)} claim{'s' * (len(ledger) != 1)}: {_counts(ledger)}"
+    return "\n".join([*lines, total, *counts_by_source(ledger), ONLY_ABSTRACT])
 
 
 def experiments(directory: str | Path) -> list[str]:

@@ -155,11 +155,13 @@ def shares(monkeypatch):
     return draw
 
 
+@pytest.mark.slow  # a simulation of many runs; .ci/run calls it by itself
 def test_no_advantage_is_rarely_contradicted_or_reproduced(shares):
     """The edge of the claim."""
     found = shares(0.8, 0.8, 0.8)
     assert found.get(CONTRADICTED, 0.0) <= 0.05 and found.get(REPRODUCED, 0.0) <= 0.05
 
 
+@pytest.mark.slow  # a simulation of many runs; .ci/run calls it by itself
 def test_a_clear_disadvantage_is_mostly_contradicted(shares):
     assert shares(0.72, 0.8, 0.8).get(CONTRADICTED, 0.0) >= 0.8

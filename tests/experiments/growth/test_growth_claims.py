@@ -333,6 +333,7 @@ def test_power_of_the_correlation_in_s3():
         assert least <= contradicted / draws <= most
 
 
+@pytest.mark.slow  # a simulation of many runs; .ci/run calls it by itself
 def test_power_of_s5():
     """Held rates whose spread between seeds is that of points next to the boundary."""
     rates = growth.boundary_points(EXACT[EXACT["variant"] == "curve"])

@@ -230,6 +230,7 @@ def rates(id, gain, larger=lambda k, s, norm: 0.9, draws=400, spread=SPREAD):
     return pd.Series(verdicts).value_counts(normalize=True)
 
 
+@pytest.mark.slow  # a simulation of many runs; .ci/run calls it by itself
 @pytest.mark.parametrize(
     "id, gain, larger",
     [
@@ -243,6 +244,7 @@ def test_true_claims_are_rarely_contradicted(id, gain, larger):
     assert rates(id, gain, larger or (lambda k, s, norm: 0.9)).get(CONTRADICTED, 0.0) <= 0.05
 
 
+@pytest.mark.slow  # a simulation of many runs; .ci/run calls it by itself
 @pytest.mark.parametrize(
     "id, gain, larger, power",
     [
@@ -256,6 +258,7 @@ def test_false_claims_are_mostly_contradicted(id, gain, larger, power):
     assert rates(id, gain, larger or (lambda k, s, norm: 0.9)).get(CONTRADICTED, 0.0) >= power
 
 
+@pytest.mark.slow  # a simulation of many runs; .ci/run calls it by itself
 @pytest.mark.parametrize("id, gain", [("K1", lambda lr, s, norm: 0.0), ("K7", lambda lr, s, norm: 0.0)])
 def test_claims_without_an_effect_are_rarely_reproduced(id, gain):
     assert rates(id, gain).get(REPRODUCED, 0.0) <= 0.05

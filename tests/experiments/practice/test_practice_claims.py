@@ -110,6 +110,7 @@ def test_a_run_that_is_not_finite_cannot_reproduce_e1():
     assert none.verdict == INCONCLUSIVE and np.isnan(none.levels[0].estimate)
 
 
+@pytest.mark.slow  # a simulation of many runs; .ci/run calls it by itself
 def test_power_of_e1():
     generator = np.random.default_rng(0)
 

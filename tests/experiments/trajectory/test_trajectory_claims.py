@@ -309,6 +309,7 @@ def test_power_of_t6_for_runs_that_cross():
         assert low <= departures(CROSS, draw)[0] <= high
 
 
+@pytest.mark.slow  # a simulation of many runs; .ci/run calls it by itself
 def test_power_of_t6_for_runs_that_do_not_cross():
     """One chance departure in 40 runs rarely contradicts. Departures of most runs do, and a tenth never reproduces the claim."""
     shares = {}

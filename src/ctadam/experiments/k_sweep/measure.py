@@ -85,4 +85,6 @@ def tuned(table: pd.DataFrame) -> pd.DataFrame:
     optimizer = both.groupby(["norm", "k", "strategy"]).ngroup()
     best = both[chosen_by_others(both["accuracy"], both["lr"], optimizer, both["seed"])]
     columns = ["norm", "k", "strategy", "seed", "lr", "accuracy"]
-    return best[columns].assign(at_end=best["lr"].isin([*rates[:1], *rates[-1:]])).sort_values(columns[:4], kind="stable")
+    return (
+        best[columns].assign(at_end=best["lr"].isin([*rates[:1], *rates[-1:]])).sort_values(columns[:4], kind="stable")
+    )
