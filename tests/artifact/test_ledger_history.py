@@ -83,15 +83,6 @@ def test_rows_without_a_claim_missing_rows_and_doubled_rows_are_detected(page):
     assert len(history.problems(page.replace(row, f"{row}\n{row}"))) == 1
 
 
-def test_missing_rows_are_added_and_others_stay(page):
-    claims = [changed(CLAIMS[0]), *CLAIMS[1:]]
-    row = next(row for row in page.splitlines() if row.startswith(f"| {CLAIMS[1].id} | {history.FIXED} |"))
-    shorter = page.replace(f"{row}\n", "")
-    assert history.with_missing_rules(shorter) == page
-    assert history.with_missing_rules(page) == page
-    assert history.with_missing_rules(page, claims) == page  # a changed rule needs a new date, not a new digest
-
-
 def test_pages_without_the_tables_are_refused(page):
     with pytest.raises(ArtifactError, match="lacks the heading '## Rules in force'"):
         history.rules(page.replace("## Rules in force", "## Rules"))

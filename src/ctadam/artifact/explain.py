@@ -10,7 +10,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from ctadam.analysis.verdicts import Claim
-from ctadam.artifact import report
+from ctadam.artifact import history, report
 from ctadam.artifact.code import PACKAGE
 from ctadam.artifact.figures import caption_title, paths
 from ctadam.artifact.ledger import CLAIMS, find, judge, ledger_path, levels_of, read_ledger
@@ -84,11 +84,12 @@ def explain(root: str | Path, id: str) -> str:
         ArtifactError: if there is no such claim, or results are missing or damaged.
     """
     claim, root = find(id), Path(root)
+    dates = {rule: date for rule, date, _ in history.rules((root / history.PAGE).read_text(encoding="utf-8"))}
     lines = [
         f"{claim.id}  {claim.text}",
         f"source     {claim.source}: {report.SOURCE[claim.source]}",
         f"statistic  {claim.statistic}",
-        f"rule       {claim.rule}",
+        f"rule       {claim.rule} (fixed on {dates[id]})",
         f"target     {report.target_text(id)}",
     ]
     found = scales(root, claim)

@@ -8,19 +8,16 @@ its row, and a new row needs an entry with the reason.
 import datetime
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from ctadam.analysis.verdicts import Claim
 from ctadam.artifact.ledger import CLAIMS
 from ctadam.errors import ArtifactError
-from ctadam.storage.provenance import write_atomically
 
 #: The page, relative to the checkout.
 PAGE = "docs/ledger_history.md"
 #: Date on which the rules of the second edition were fixed. Rules with a later date need an entry.
 FIXED = "2026-11-25"
 _ENTRIES, _RULES = "## Entries", "## Rules in force"
-_HEADER = "| claim | fixed on | digest |\n|---|---|---|\n"
 
 
 def _rows(page: str, heading: str) -> list[list[str]]:
@@ -103,28 +100,3 @@ def problems(page: str, claims: Sequence[Claim] = CLAIMS) -> list[str]:
             f"verdict under the old rule"
         )
     return found + [f"{id} is under {_RULES!r}, but there is no such claim" for id in listed]
-
-
-def with_missing_rules(page: str, claims: Sequence[Claim] = CLAIMS, date: str = FIXED) -> str:
-    """Return the page with a row for every claim that has none; the other rows stay as they are.
-
-    Args:
-        page: text of the page.
-        claims: all claims, in the order of the table.
-        date: date of the new rows.
-    """
-    old = {id: f"| {id} | {fixed} | {digest} |" for id, fixed, digest in rules(page)}
-    rows = [old.pop(claim.id, _row(claim, date)) for claim in claims]
-    before, _, rest = page.partition(f"{_RULES}\n")
-    introduction = rest.partition("\n|")[0].rstrip()
-    after = rest.partition("\n## ")
-    tail = f"\n## {after[2]}" if after[1] else ""
-    return f"{before}{_RULES}\n{introduction}\n\n{_HEADER}" + "\n".join([*rows, *old.values()]) + "\n" + tail
-
-
-def add_missing_rules(root: str | Path) -> Path:
-    """Add a row, dated `FIXED`, for every claim that the page of a checkout does not list, and return the page's path."""
-    path = Path(root) / PAGE
-    text = with_missing_rules(path.read_text(encoding="utf-8"))
-    write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
-    return path
