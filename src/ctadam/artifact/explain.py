@@ -89,7 +89,7 @@ def explain(root: str | Path, id: str) -> str:
         f"{claim.id}  {claim.text}",
         f"source     {claim.source}: {report.SOURCE[claim.source]}",
         f"statistic  {claim.statistic}",
-        f"rule       {claim.rule} (fixed on {dates[id]})",
+        f"rule       {claim.rule} (fixed on {dates.get(id, "a date that docs/ledger_history.md lacks")})",
         f"target     {report.target_text(id)}",
     ]
     found = scales(root, claim)
