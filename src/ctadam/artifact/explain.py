@@ -85,11 +85,12 @@ def explain(root: str | Path, id: str) -> str:
     """
     claim, root = find(id), Path(root)
     dates = {rule: date for rule, date, _ in history.rules((root / history.PAGE).read_text(encoding="utf-8"))}
+    fixed = f"fixed on {dates[id]}" if id in dates else f"not in {history.PAGE}"
     lines = [
         f"{claim.id}  {claim.text}",
         f"source     {claim.source}: {report.SOURCE[claim.source]}",
         f"statistic  {claim.statistic}",
-        f"rule       {claim.rule} (fixed on {dates.get(id, "a date that docs/ledger_history.md lacks")})",
+        f"rule       {claim.rule} ({fixed})",
         f"target     {report.target_text(id)}",
     ]
     found = scales(root, claim)
