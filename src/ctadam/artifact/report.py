@@ -182,7 +182,11 @@ def level_lines(ledger: pd.DataFrame, id: str) -> list[tuple[str, str, str]]:
 
 def number_lines(ledger: pd.DataFrame, id: str) -> list[str]:
     """Return the further numbers of one claim as text."""
-    return [f"{name}: {number(value)}" for name, value in numbers_of(ledger[ledger["id"] == id])[id].items()]
+    values = numbers_of(ledger[ledger["id"] == id])[id]
+    forms = {
+        name: ",.0f" if float(value).is_integer() and abs(value) < 1e7 else ".3g" for name, value in values.items()
+    }
+    return [f"{name}: {number(value, forms[name])}" for name, value in values.items()]
 
 
 def target_text(id: str) -> str:
@@ -514,9 +518,9 @@ table { border-collapse: collapse; } td, th { padding: .35rem .7rem; vertical-al
 th { text-align: left; border-bottom: 2px solid #888; white-space: nowrap; } code span { white-space: nowrap; }
 td { border-bottom: 1px solid #ddd; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.reproduced, .contradicted, .inconclusive, .in-part { font-weight: 600; white-space: nowrap; }
+.reproduced, .contradicted, .inconclusive, .in-part { font-weight: 600; }
 .reproduced { color: #00663d; } .contradicted { color: #a3320b; } .inconclusive { color: #555; } .in-part { color: #7a5b00; }
-.levels table td { border: 0; padding: 0 .7rem .15rem 0; }
+.levels table td { border: 0; padding: 0 .7rem .15rem 0; } .levels { min-width: 27rem; } .claim { min-width: 17rem; }
 code, pre { font-size: .85em; } pre { background: #f6f6f6; padding: .7rem; } small { color: #555; }
 </style></head>
 <body><h1>{{ title }}</h1>
@@ -536,12 +540,12 @@ _LEDGER = """\
 <tbody>
 {% for row in rows %}
 <tr><td><b>{{ row.id }}</b></td>
-<td>{{ row.claim }}<br><small>{{ row.statistic }}</small></td>
+<td class="claim">{{ row.claim }}<br><small>{{ row.statistic }}</small></td>
 <td><span class="{{ row.verdict | replace(" ", "-") }}">{{ row.verdict_text }}</span>
 {%- if row.shipped_verdict %}<br><small>shipped: {{ row.shipped_verdict }}</small>{% endif %}</td>
 <td class="levels"><table>
 {% for name, text, verdict in row.lines %}
-<tr><td>{{ name }}</td><td>{{ text }}</td><td class="{{ verdict | replace(" ", "-") }}">{{ verdict }}</td></tr>
+<tr><td>{{ name | replace(" = ", "\u00a0=\u00a0") }}</td><td>{{ text }}</td><td class="{{ verdict | replace(" ", "-") }}">{{ verdict }}</td></tr>
 {% endfor %}
 </table>{% for line in row.numbers %}<small>{{ line }}</small><br>{% endfor %}</td>
 <td>{{ row.rule }}<br><small>target: {{ row.target }}</small></td>
