@@ -545,7 +545,8 @@ _LEDGER = """\
 {%- if row.shipped_verdict %}<br><small>shipped: {{ row.shipped_verdict }}</small>{% endif %}</td>
 <td class="levels"><table>
 {% for name, text, verdict in row.lines %}
-<tr><td>{{ name | replace(" = ", "\u00a0=\u00a0") }}</td><td>{{ text }}</td><td class="{{ verdict | replace(" ", "-") }}">{{ verdict }}</td></tr>
+<tr><td>{{ name | replace(" = ", "\u00a0=\u00a0") }}</td><td>{{ text }}</td>
+<td class="{{ verdict | replace(" ", "-") }}">{{ verdict }}</td></tr>
 {% endfor %}
 </table>{% for line in row.numbers %}<small>{{ line }}</small><br>{% endfor %}</td>
 <td>{{ row.rule }}<br><small>target: {{ row.target }}</small></td>
