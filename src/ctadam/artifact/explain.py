@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from ctadam.analysis.verdicts import Claim
+from ctadam.analysis.verdicts import INCONCLUSIVE, Claim
 from ctadam.artifact import history, report
 from ctadam.artifact.code import PACKAGE
 from ctadam.artifact.figures import caption_title, paths
@@ -170,23 +170,25 @@ def page(root: str | Path) -> str:
         lines += [f"- Statistic: {claim.statistic}.", f"- Rule: {claim.rule}. Target: {report.target_text(claim.id)}."]
         shown = {scale: ledger[ledger["id"] == claim.id] for scale, ledger in ledgers.items()}
         shown = {scale: ledger for scale, ledger in shown.items() if len(ledger)}
-        for scale, ledger in shown.items():
-            lines += [
-                "",
-                f"At {scale} scale: **{report.verdict_text(ledger, claim.id)}**",
-                "",
-                "| level | estimate | verdict | detects |",
-            ]
-            lines += ["|---|---|---|---|"]
-            for cells in _level_rows(ledger, claim):
-                lines.append(
-                    "| " + " | ".join(cell.removeprefix("detects ").replace("|", "\\|") for cell in cells) + " |"
-                )
-            further = [f"- {line}" for line in report.number_lines(ledger, claim.id)]
-            lines += ["", "Further numbers:", "", *further] if further else []
-        lines += ["", *_sources(root, claim, list(shown))]
+        # The levels of the scale that counts for the headline; of the others the verdict.
+        decided = [scale for scale, ledger in shown.items() if ledger["verdict"].iloc[0] != INCONCLUSIVE]
+        counts = (decided or list(shown)[-1:])[:1]
+        for scale in sorted(shown, key=lambda scale: scale not in counts):
+            lines += ["", f"At {scale} scale: **{report.verdict_text(shown[scale], claim.id)}**"]
+            if scale in counts:
+                lines += ["", *_level_table(shown[scale], claim)]
+        lines += ["", *_sources(root, claim, counts)]
         sections.append("\n".join(lines).rstrip() + "\n")
     return "\n".join(sections)
+
+
+def _level_table(ledger: pd.DataFrame, claim: Claim) -> list[str]:
+    """Return the levels and further numbers of a claim as lines of Markdown."""
+    lines = ["| level | estimate | verdict | detects |", "|---|---|---|---|"]
+    for cells in _level_rows(ledger, claim):
+        lines.append("| " + " | ".join(cell.removeprefix("detects ").replace("|", "\\|") for cell in cells) + " |")
+    further = [f"- {line}" for line in report.number_lines(ledger, claim.id)]
+    return [*lines, "", "Further numbers:", "", *further] if further else lines
 
 
 def _sources(root: Path, claim: Claim, shown: list[str]) -> list[str]:
