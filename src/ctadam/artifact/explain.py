@@ -68,8 +68,9 @@ def scales(root: str | Path, claim: Claim) -> dict[str, Path]:
     """Return ``{name: directory}`` of the shipped scales and of your own runs that hold the claim's experiment."""
     root = Path(root)
     directories = {path.name: path for path in report.directories(root / "results" / "cached")}
-    fresh = sorted((root / "results" / "fresh").glob("*"))
-    directories |= {f"{path.name} (yours)": path for path in fresh if path.is_dir()}
+    # Your own runs count where they were judged: half-finished or outdated ones explain nothing.
+    fresh = sorted(path.parent for path in (root / "results" / "fresh").glob("*/claims.csv"))
+    directories |= {f"{path.name} (yours)": path for path in fresh}
     return {name: path for name, path in directories.items() if any((path / claim.experiment).glob("shard-*.parquet"))}
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from ctadam.analysis import style
 from ctadam.analysis.seeds import over_seeds
-from ctadam.experiments.k_sweep.claims import RATES
+from ctadam.experiments.k_sweep.claims import RATES, STRATEGIES
 from ctadam.experiments.k_sweep.measure import pairs, tuned
 from ctadam.storage.store import read_csv
 
@@ -24,7 +24,7 @@ TITLES = style.Table(
 )
 ADAM: dict[str, Any] = {"color": "0.15", "marker": "*", "ms": 6}
 #: Shift of each strategy's points, so that intervals do not cover each other.
-SHIFTS = dict(zip(style.STRATEGIES, np.linspace(-1.0, 1.0, len(style.STRATEGIES)), strict=True))
+SHIFTS = dict(zip(STRATEGIES, np.linspace(-1.0, 1.0, len(STRATEGIES)), strict=True))
 
 
 def draw(results: str | Path) -> Figure:
