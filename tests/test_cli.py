@@ -178,6 +178,7 @@ def test_a_full_disk_is_an_error_but_not_where_the_result_is_a_file(results, mon
     assert (results / "claims.csv").exists()
 
 
+@pytest.mark.slow
 def test_commands_work_without_docstrings_and_assertions(root):
     """``python -OO``, or PYTHONOPTIMIZE=2."""
     program = """

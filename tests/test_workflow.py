@@ -229,7 +229,8 @@ def test_a_claim_plans_only_what_it_needs(clone, tmp_path):
     assert jobs == {"train_tightness": 1, "predict_tightness": 1, "measure_tightness": 1, "judge_only": 1, "S7": 1}
 
 
-@pytest.mark.parametrize("which", [pytest.param("fig7", marks=pytest.mark.slow), "S7"])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["fig7", "S7"])
 def test_a_figure_and_a_claim_end_with_their_verdicts(clone, which):
     """Beside the shipped ones, and again where nothing has to be made. The fresh tree holds results already."""
     output = snakemake(clone, "--cores", "1", which, "--config", "scale=smoke")
@@ -239,6 +240,7 @@ def test_a_figure_and_a_claim_end_with_their_verdicts(clone, which):
     git(clone, "clean", "-qfdX", "results/logs")
 
 
+@pytest.mark.slow
 def test_the_users_configuration_does_not_reach_the_shipped_runs(clone):
     """What is done with them is the same, whatever the user's parameters are."""
     words = ["--workflow-profile", "none", "-n", "-F", "--printshellcmds", "cached"]
@@ -426,6 +428,7 @@ def test_no_documented_command_changes_a_tracked_file(root, drawn_clone, tmp_pat
     assert "draw_" not in output and "same        fig2" in output and status(here) == ""
 
 
+@pytest.mark.slow
 def test_another_working_directory_holds_all_that_is_written(clone, tmp_path):
     """Shipped runs and code are the checkout's, whose path may contain a space."""
     here = fresh_clone(clone, tmp_path / "with space")
@@ -449,6 +452,7 @@ def test_a_colon_in_the_path_is_one_line(clone, tmp_path):
     assert done.returncode == 2 and "contains a colon" in done.stderr and not (here / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_results_can_be_promoted_and_are_as_written(clone):
     """What was shipped is what was run, checked with the standard tool."""
     directory = Path(clone, "results/cached/smoke")
