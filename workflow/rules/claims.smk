@@ -39,7 +39,8 @@ rule judge_only:
             for path in raw(wildcards.tree, name)
         ],
         derived=lambda wildcards: [
-            path.format(tree=wildcards.tree) for path in derived(NEEDS[wildcards.which])
+            path.format(tree=wildcards.tree)
+            for path in derived(NEEDS[wildcards.which])
         ],
         code=lambda wildcards: code(*of_experiments(NEEDS[wildcards.which], "claims")),
     output:

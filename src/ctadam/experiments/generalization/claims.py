@@ -193,6 +193,11 @@ def _shares(e: Evidence, id: str) -> Judgement:
         means = differences(table).mean()
         numbers[f"{task}: range along the normal curve where C > 0 (nats)"] = means["range"]
         numbers[f"{task}: difference (nats)"] = means[numerator]
+        if numerator == "largest":
+            c: Any = table.groupby("curve")["C"].max()
+            numbers[f"{task}: largest C minus that of the usual pair (if 0, G4 judges the pair of G2)"] = (
+                c[list(NORMAL)].max() - c["usual"]
+            )
     return Judgement([share_of_range(table, numerator, task) for task, table in tasks.items()], numbers)
 
 

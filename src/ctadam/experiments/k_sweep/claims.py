@@ -148,7 +148,7 @@ def _lowest(shares: Mapping[Any, pd.Series], name: str, part: str) -> Level:
     "Adam's accuracy is interpolated linearly in ln(lr) between the rates it was trained at: mean with 95 % interval over seeds; "
     "levels: learning rates 1e-4, 3e-4 × strategy",
     rule="interval reaches 0 or below: reproduced; above 0: contradicted; inconclusive where the gain at equal rates is not "
-    "above 0, so that there is none to explain, and where K1 is too short",
+    "above 0, so that there is none to explain, where a raised rate lies outside Adam's rates, and where K1 is too short",
     target=overlaps(-np.inf, 0),
     columns=("accuracy", "update_rms"),
 )

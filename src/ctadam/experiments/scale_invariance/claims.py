@@ -1,7 +1,7 @@
 """Claims N1-N6 and N8-N10 on scale-invariant weights: assumptions, norm laws, and 2-Adam as a substitute for the norm."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,21 @@ MIN_CHANGE = 0.2
 #: Weight decay has an effect where at most this share of ‖W_0‖² is left.
 FELT = 0.05
 
+#: Condition that all rules share.
+_UNSETTLED = f"; undecided below {SETTLED} steps"
+
 _SUMS = ["start_sq", "end_sq", "end_paper", "end_inertial", "coarse_sq", "path", "path_paper", "cosine_sq"]
 
 
-def growth(table: pd.DataFrame) -> pd.DataFrame:
+def growth(table: pd.DataFrame, keys: Sequence[str] = ("model", "beta1", "seed")) -> pd.DataFrame:
     """Return what each law and assumption accounts for in the growth of ‖W‖² without decay.
 
     Args:
         table: measurements joined with predictions.
+        keys: columns by which runs are summed.
 
     Returns:
-        DataFrame, one row per ``model``, ``beta1`` and ``seed``, summed over batchings and weights, NaN if a run is not finite:
+        DataFrame, one row per combination of ``keys``, summed over batchings and weights, NaN if a run is not finite:
 
         - ``start_sq``, ``end_sq``: ‖W‖² at the start and at the end;
         - ``paper``, ``inertial``: growth fractions of the laws;
@@ -43,7 +47,7 @@ def growth(table: pd.DataFrame) -> pd.DataFrame:
     runs = runs.assign(cosine_sq=runs["cosine"] ** 2)
     # Sums skip NaN but not infinity. Afterwards NaN, because a share of an infinite growth would be 0.
     runs = runs.fillna(dict.fromkeys(_SUMS, np.inf))
-    groups = runs.groupby(["model", "beta1", "seed"], sort=False)
+    groups = runs.groupby(list(keys), sort=False)
     sums = groups[_SUMS].sum().replace([np.inf, -np.inf], np.nan)
     grown = sums["end_sq"] - sums["start_sq"]
     shares = sums[["start_sq", "end_sq"]].assign(
@@ -97,6 +101,23 @@ def by_model(table: pd.DataFrame) -> Iterator[tuple[Any, pd.DataFrame]]:
     return iter(table.groupby("model", sort=False))
 
 
+def _by_batching(table: pd.DataFrame, column: str, names: Sequence[str]) -> dict[str, float]:
+    """Return the means over seeds of a column of `growth`, with minibatch and full-batch runs apart.
+
+    Args:
+        table: measurements joined with predictions.
+        column: the column.
+        names: ``"model"`` or ``"beta1"``, or both.
+    """
+    shares = growth(table, ["model", "beta1", "batching", "seed"])
+    groups: Any = shares.groupby([*names, "batching"], sort=False)[column].mean()
+    labels = {"beta1": "γ = {:g}", "model": "{}", "batching": "{}"}
+    return {
+        ", ".join(labels[name].format(part) for name, part in zip(groups.index.names, key, strict=True)): float(mean)
+        for key, mean in groups.items()
+    }
+
+
 def _changing(shares: pd.DataFrame, column: str) -> dict[str, float]:
     """Return the means over seeds of a column by model and γ, without those whose norm hardly changes."""
     return {
@@ -121,7 +142,7 @@ def geometric_mean_over_seeds(logarithms: ArrayLike, name: str) -> Level:
     statistic="(cosine) root mean square over weights, lags, times and batchings of the cosine of weights and past gradients, "
     "times √d, which is 1 for random directions; (memory) share of the growth of ‖W‖² that ⟨W(t), g(τ)⟩, τ < t, adds; "
     "transformer without decay; interval over seeds; levels: γ",
-    rule="the cosine within a factor 1.5 of random, and the share between −10 % and 10 %",
+    rule=f"the cosine within a factor 1.5 of random, and the share between −10 % and 10 %{_UNSETTLED}",
     target={"cosine": Target(low=1 / 1.5, high=1.5), "memory": within(0.1, of=0.0)},
     columns=("cosine", "start_sq", "end_sq", "end_paper", "coarse_sq"),
 )
@@ -131,7 +152,8 @@ def _n1(e: Evidence) -> Judgement:
         name = f"γ = {gamma:g}"
         levels.append(_settled(mean_over_seeds(shares["cosine"], name, "cosine", bounds=(0.0, np.inf)), shares))
         levels.append(growth_level(shares, "memory", name, "memory"))
-    return Judgement(levels)
+    cosines = _by_batching(of_main_model(e.table), "cosine", ["beta1"])
+    return Judgement(levels, {f"cosine, {name}": value for name, value in cosines.items()})
 
 
 def coarse_level(shares: pd.DataFrame, model: str) -> Level:
@@ -155,7 +177,7 @@ def coarse_level(shares: pd.DataFrame, model: str) -> Level:
     "Assumption 2: v may be replaced by one number",
     statistic="share of the growth of ‖W‖² that ⟨W, g/√v⟩ adds, summed over scale-invariant weights and batchings, mean over the "
     "values of γ for which ‖W‖² changes by at least 20 %; without decay; interval over seeds; levels: models",
-    rule="between −10 % and 10 %; undecided where the norm hardly changes for any γ",
+    rule=f"between −10 % and 10 %; undecided where the norm hardly changes for any γ{_UNSETTLED}",
     target=within(0.1, of=0.0),
     columns=("start_sq", "end_sq", "coarse_sq"),
 )
@@ -171,13 +193,14 @@ def _n2(e: Evidence) -> Judgement:
     "without momentum ‖W‖² follows the paper's law",
     statistic="growth fraction of the paper's law at γ = 0, (law(N) − ‖W_0‖²)/(‖W_N‖² − ‖W_0‖²), each summed over "
     "scale-invariant weights and batchings; without decay; interval over seeds; levels: models",
-    rule="within 10 % of 1; undecided where the norm changes by less than 20 %",
+    rule=f"within 10 % of 1; undecided where the norm changes by less than 20 %{_UNSETTLED}",
     target=within(0.1),
     columns=("start_sq", "end_sq", "end_paper"),
 )
 def _n3(e: Evidence) -> Judgement:
     shares = growth(e.table).query("beta1 == 0")
-    return Judgement([growth_level(rows, "paper", model) for model, rows in by_model(shares)])
+    levels = [growth_level(rows, "paper", model) for model, rows in by_model(shares)]
+    return Judgement(levels, _by_batching(e.table.query("beta1 == 0"), "paper", ["model"]))
 
 
 @claim(
@@ -185,7 +208,7 @@ def _n3(e: Evidence) -> Judgement:
     "P",
     "with momentum ‖W‖² follows the paper's law",
     statistic="growth fraction of the paper's law as in N3, γ > 0; interval over seeds; levels: model and γ",
-    rule="within 10 % of 1; undecided where the norm changes by less than 20 %",
+    rule=f"within 10 % of 1; undecided where the norm changes by less than 20 %{_UNSETTLED}",
     target=within(0.1),
     columns=("start_sq", "end_sq", "end_paper"),
 )
@@ -210,7 +233,7 @@ def path_level(shares: pd.DataFrame, name: str) -> Level:
     "the direction turns by η‖u‖/‖W‖ per step",
     statistic="path length of the direction over the sum of η‖u‖/‖W‖, each summed over scale-invariant weights and batchings; "
     "transformer without decay; interval over seeds; levels: γ",
-    rule="within 5 % of 1",
+    rule=f"within 5 % of 1{_UNSETTLED}",
     target=within(0.05),
     columns=("path", "path_paper"),
 )
@@ -225,7 +248,7 @@ def _n5(e: Evidence) -> Judgement:
     "with momentum ‖W‖² follows the inertial law",
     statistic="growth fraction of the inertial law, computed from ‖u‖² and γ without the measured ⟨W, g/√v⟩, as in N3, γ > 0; "
     "transformer; interval over seeds; levels: γ",
-    rule="within 10 % of 1; undecided where the norm changes by less than 20 %",
+    rule=f"within 10 % of 1; undecided where the norm changes by less than 20 %{_UNSETTLED}",
     target=within(0.1),
     columns=("start_sq", "end_sq", "end_inertial"),
 )
@@ -270,7 +293,7 @@ def distance_levels(table: pd.DataFrame) -> Iterator[tuple[Any, Level, Level]]:
     statistic="logarithm of a ratio of distances of the direction from AdamW's, each a mean over the second half of the steps: "
     "2-Adam on a fixed norm, with one second average per weight started at ‖W_0‖²(1−β₂)/(η²d) without bias correction, over Adam "
     "on the fixed norm at the constant rate ηR/‖W_0‖; minibatches; interval over seeds; levels: model, γ and λ",
-    rule="interval below 0; undecided where more than 5 % of ‖W_0‖² is left at the end",
+    rule=f"interval below 0; undecided where more than 5 % of ‖W_0‖² is left at the end{_UNSETTLED}",
     target=below(0.0),
     columns=("distance_2adam", "distance_adam", "remembered"),
 )
@@ -294,16 +317,20 @@ def rate_levels(table: pd.DataFrame) -> list[Level]:
 @claim(
     "N9",
     "D",
-    "with momentum, 2-Adam stands for the norm if its rate is divided by √((1+γ)/(1−γ))",
+    "with momentum 2-Adam needs its rate divided by √((1+γ)/(1−γ))",
     statistic="N6's distance of 2-Adam with the rate divided by √f and the start of the second average by f, f = (1+aγ)/(1−aγ), "
     "a = 1 − ηλ, over that of 2-Adam without; geometric mean over λ per seed; geometric mean and interval over seeds; levels: "
     "model and γ > 0",
-    rule="≤ 0.5; undecided where more than 5 % of ‖W_0‖² is left at the end for some λ",
+    rule=f"≤ 0.5; undecided where more than 5 % of ‖W_0‖² is left at the end for some λ{_UNSETTLED}",
     target=at_most(0.5),
     columns=("distance_2adam_inertial", "distance_2adam", "remembered"),
 )
 def _n9(e: Evidence) -> Judgement:
-    return Judgement(rate_levels(e.table))
+    runs = e.table[(e.table["variant"] == "fixed_norm") & (e.table["beta1"] > 0)]
+    logarithms = pd.Series(np.log(runs["distance_2adam_inertial"] / runs["distance_2adam"]))
+    means: Any = logarithms.groupby([runs["model"], runs["beta1"], runs["weight_decay"]], sort=False).mean()
+    by_decay = {f"{m}, γ = {g:g}, λ = {d:g}": float(np.exp(mean)) for (m, g, d), mean in means.items()}
+    return Judgement(rate_levels(e.table), by_decay)
 
 
 def steady_levels(table: pd.DataFrame) -> Iterator[tuple[float, Level, Level]]:
@@ -328,7 +355,7 @@ def steady_levels(table: pd.DataFrame) -> Iterator[tuple[float, Level, Level]]:
     statistic="measured over predicted, transformer with decay, minibatches, last 40 % of the steps: (norm) mean of ‖W‖² over "
     "ηf/(λ(2−ηλ)) times the mean of ‖u‖², with f = (1+aγ)/(1−aγ) ≈ (1+γ)/(1−γ), a = 1 − ηλ; (angle) mean angle per step over "
     "arccos((a+γ)/(1+aγ)) ≈ √(2ηλ(1−γ)/(1+γ)); interval over seeds; levels: γ",
-    rule="both within 10 % of 1; undecided where more than 5 % of ‖W_0‖² is left when the window starts",
+    rule=f"both within 10 % of 1; undecided where more than 5 % of ‖W_0‖² is left when the window starts{_UNSETTLED}",
     target={"norm": within(0.1), "angle": within(0.1)},
     columns=("window_norm_sq", "window_update_sq", "angle", "norm_inertial", "angle_inertial", "window_start"),
 )

@@ -259,9 +259,15 @@ def _t6(e: Evidence) -> Judgement:
         rows = runs[runs["order"] == order]
         levels += _departures(rows, name)
         across = rows[rows["crossed_at"].notna() & ~rows["lost"]]
+        inside = rows[rows["crossed_at"].isna() & ~rows["lost"]]
+        early = (across["crossed_at"] <= START) & (across["left_at"] <= START)
+        distance = (across["left_at"] - across["crossed_at"]).abs() / across["steps"]
         numbers |= {
             f"{name}: runs": float(len(rows)),
             f"{name}: runs that cross": float(len(across)),
             f"{name}: runs that cross and stay within 5 %": float((across["above_from"] < 0).sum()),
+            f"{name}: runs that cross and leave by step {START}": float(early.sum()),
+            f"{name}: mean distance of the other runs that cross": float(distance[~early].mean()),
+            f"{name}: largest late error of the runs that do not cross": float(inside["error_late_max"].max()),
         }
     return Judgement(levels, numbers)
