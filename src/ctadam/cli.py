@@ -80,9 +80,13 @@ def _run(args: argparse.Namespace) -> None:
     results = Path(args.out or f"results/fresh/{args.scale}")
     refuse_shipped(results)
     runner.run(
-        args.experiment, resolved[args.experiment], results / args.experiment,
-        scale=args.scale, device=args.device or resolved["device"], shard=args.shard,
-    )  # fmt: skip
+        args.experiment,
+        resolved[args.experiment],
+        results / args.experiment,
+        scale=args.scale,
+        device=args.device or resolved["device"],
+        shard=args.shard,
+    )
 
 
 def _derive(args: argparse.Namespace, name: str) -> None:

@@ -221,9 +221,9 @@ class Claim:
 
     def judge(self, evidence: "Evidence") -> Judgement:
         """Return the judgement with the verdict of each level and part."""
-        found = self.measure(evidence)
-        levels = [dataclasses.replace(level, verdict=self._verdict(level)) for level in found.levels]
-        return Judgement(levels, found.numbers, self.needed)
+        measured = self.measure(evidence)
+        levels = [dataclasses.replace(level, verdict=self._verdict(level)) for level in measured.levels]
+        return Judgement(levels, measured.numbers, self.needed)
 
     def _verdict(self, level: Level) -> str:
         """Return the verdict of one level and part."""

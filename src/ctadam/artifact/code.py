@@ -24,13 +24,13 @@ def _imports(path: Path) -> set[tuple[str, str | None, str | None]]:
     Returns:
         Set of ``(module, name, bound)``, where ``bound`` is the local name. Both names are None for ``import module``.
     """
-    found: set[tuple[str, str | None, str | None]] = set()
+    names: set[tuple[str, str | None, str | None]] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ctadam":
-            found |= {(node.module, alias.name, alias.asname or alias.name) for alias in node.names}
+            names |= {(node.module, alias.name, alias.asname or alias.name) for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {(alias.name, None, None) for alias in node.names if alias.name.split(".")[0] == "ctadam"}
-    return found
+            names |= {(alias.name, None, None) for alias in node.names if alias.name.split(".")[0] == "ctadam"}
+    return names
 
 
 def closure(*modules: str) -> list[Path]:
@@ -44,7 +44,7 @@ def closure(*modules: str) -> list[Path]:
     Returns:
         Sorted paths of the modules and of all modules of this package that they import.
     """
-    found: set[Path] = set()
+    files: set[Path] = set()
     pending: list[tuple[str, str | None]] = [(module, None) for module in modules]
     seen: set[tuple[str, str | None]] = set()
     while pending:
@@ -57,10 +57,10 @@ def closure(*modules: str) -> list[Path]:
         path = _path(module)
         if path is None:
             raise FileNotFoundError(f"no module {module} in {PACKAGE}")
-        found.add(path)
+        files.add(path)
         reexported = path.name == "__init__.py" and name is not None
         pending += [(other, what) for other, what, bound in _imports(path) if not reexported or bound == name]
-    return sorted(found)
+    return sorted(files)
 
 
 def claim_ids(experiment: str) -> list[str]:

@@ -33,8 +33,8 @@ def functions(claim: Claim) -> dict[str, Callable[..., Any]]:
     """Return the functions that make the claim's numbers, ``{what they make: function}``."""
     modules = {stage: load(claim.experiment, stage) for stage in _STAGES}
     names = {"runs": "run", "measure": "measure", "predict": "predict"}
-    found = {what: getattr(modules[stage], names[stage]) for stage, what in _STAGES.items()}
-    return found | {"verdict": inspect.unwrap(claim.measure)}
+    makers = {what: getattr(modules[stage], names[stage]) for stage, what in _STAGES.items()}
+    return makers | {"verdict": inspect.unwrap(claim.measure)}
 
 
 def tables_of(results: str | Path, claim: Claim) -> dict[str, list[str]]:
@@ -45,14 +45,14 @@ def tables_of(results: str | Path, claim: Claim) -> dict[str, list[str]]:
     """
     known = {f"{name}.csv": list(read_csv(results, claim.experiment, name)) for name in DERIVED}
     known["shard-*.parquet"] = list(read_runs(results, claim.experiment))
-    found: dict[str, list[str]] = {}
+    files_of: dict[str, list[str]] = {}
     for column in claim.columns:
         # Measurements first, because raw runs and predictions repeat their key columns.
         files = [name for name in ("measurements.csv", "predictions.csv", "shard-*.parquet") if column in known[name]]
         if not files:
             raise ArtifactError(f"{results}/{claim.experiment} has no column {column!r}, which claim {claim.id} needs")
-        found.setdefault(files[0], []).append(column)
-    return found
+        files_of.setdefault(files[0], []).append(column)
+    return files_of
 
 
 def _ledger_of(results: Path, claim: Claim) -> pd.DataFrame:
@@ -94,15 +94,15 @@ def explain(root: str | Path, id: str) -> str:
         f"rule       {claim.rule} ({fixed})",
         f"target     {report.target_text(id)}",
     ]
-    found = scales(root, claim)
-    for name, directory in found.items():
+    directories = scales(root, claim)
+    for name, directory in directories.items():
         ledger = _ledger_of(directory, claim)
         lines += ["", f"{name}: {report.verdict_text(ledger, id)}"]
         table = tabulate(_level_rows(ledger, claim), tablefmt="plain", disable_numparse=True)
         lines += [f"  {line}" for line in table.splitlines()]
         lines += [f"  {line}" for line in report.number_lines(ledger, id)]
     lines += ["", "Where the numbers come from", f"  figure     {_figure(root, claim)}"]
-    for name, directory in found.items():
+    for name, directory in directories.items():
         for file, columns in tables_of(directory, claim).items():
             lines.append(f"  {name:10} {_relative(directory, root)}/{claim.experiment}/{file}: {', '.join(columns)}")
         for path, record in checked_shards(directory, claim.experiment).items():

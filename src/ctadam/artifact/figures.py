@@ -16,12 +16,12 @@ from ctadam.experiments import EXPERIMENTS
 
 def _find() -> dict[str, tuple[str, str, tuple[str, ...]]]:
     """Return ``{figure: (experiment, file name without suffix, experiments that it needs)}``, sorted by figure number."""
-    found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+    figures: dict[str, tuple[str, str, tuple[str, ...]]] = {}
     for name in EXPERIMENTS:
         package = importlib.import_module(f"ctadam.experiments.{name}")
         if package.FIGURE:
-            found[package.FIGURE.split("_")[0]] = (name, package.FIGURE, package.NEEDS)
-    return dict(sorted(found.items(), key=lambda item: int(item[0].removeprefix("fig"))))
+            figures[package.FIGURE.split("_")[0]] = (name, package.FIGURE, package.NEEDS)
+    return dict(sorted(figures.items(), key=lambda item: int(item[0].removeprefix("fig"))))
 
 
 _FOUND = _find()

@@ -26,10 +26,10 @@ def _rows(page: str, heading: str) -> list[list[str]]:
     Raises:
         ArtifactError: if the page lacks the heading.
     """
-    found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
-    if found is None:
+    section = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    if section is None:
         raise ArtifactError(f"{PAGE} lacks the heading {heading!r}")
-    lines = [line for line in found[1].splitlines() if line.startswith("|")]
+    lines = [line for line in section[1].splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
 
 
@@ -42,20 +42,20 @@ def rules(page: str) -> list[tuple[str, str, str]]:
     Raises:
         ArtifactError: if the page lacks the table, or a row has another form.
     """
-    found: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, str, str]] = []
     for row in _rows(page, _RULES):
         if len(row) != 3 or not re.fullmatch(r"\d{4}-\d\d-\d\d", row[1]):
             raise ArtifactError(f"{PAGE}: not a row of claim, date and digest: | {' | '.join(row)} |")
-        found.append((row[0], row[1], row[2]))
-    return found
+        rows.append((row[0], row[1], row[2]))
+    return rows
 
 
 def _ids(text: str) -> set[str]:
     """Return the ids in a text such as ``G1–G4, K1``."""
-    found: set[str] = set()
+    ids: set[str] = set()
     for letter, first, last in re.findall(r"\b([A-Z])(\d+)(?:–[A-Z](\d+))?", text):
-        found |= {f"{letter}{number}" for number in range(int(first), int(last or first) + 1)}
-    return found
+        ids |= {f"{letter}{number}" for number in range(int(first), int(last or first) + 1)}
+    return ids
 
 
 def entries(page: str) -> set[tuple[str, str]]:
@@ -83,20 +83,20 @@ def problems(page: str, claims: Sequence[Claim] = CLAIMS) -> list[str]:
     for id, date, digest in rules(page):
         listed.setdefault(id, []).append((date, digest))
     explained = entries(page)
-    found = []
+    messages = []
     for claim in claims:
         rows = listed.pop(claim.id, [])
         if len(rows) != 1:
-            found.append(f"{claim.id} has {len(rows)} rows under {_RULES!r}, not one")
+            messages.append(f"{claim.id} has {len(rows)} rows under {_RULES!r}, not one")
         elif claim.digest(rows[0][0]) != rows[0][1]:
-            found.append(f"the rule of {claim.id} is not the one that was fixed on {rows[0][0]}")
+            messages.append(f"the rule of {claim.id} is not the one that was fixed on {rows[0][0]}")
         elif rows[0][0] > FIXED and (rows[0][0], claim.id) not in explained:
-            found.append(f"{claim.id} has no entry of {rows[0][0]} under {_ENTRIES!r}")
+            messages.append(f"{claim.id} has no entry of {rows[0][0]} under {_ENTRIES!r}")
             continue
         else:
             continue
-        found[-1] += (
+        messages[-1] += (
             f": write {_row(claim, today)}, and add an entry of {today} for {claim.id} with the change, its reason and the "
             f"verdict under the old rule"
         )
-    return found + [f"{id} is under {_RULES!r}, but there is no such claim" for id in listed]
+    return messages + [f"{id} is under {_RULES!r}, but there is no such claim" for id in listed]

@@ -108,14 +108,14 @@ def judge(results: str | Path, experiments: Collection[str] | None = None, which
     for claim in selection(which):
         if experiments is not None and claim.experiment not in experiments:
             continue
-        found = claim.judge(evidence.setdefault(claim.experiment, Evidence(results, claim.experiment)))
+        judgement = claim.judge(evidence.setdefault(claim.experiment, Evidence(results, claim.experiment)))
         rows.append(
             {name: getattr(claim, name) for name in ("id", "source", "statistic", "rule", "experiment", "figure")}
             | {
                 "claim": claim.text,
-                "verdict": found.verdict,
-                "levels": json.dumps([_as_dict(level) for level in found.levels], ensure_ascii=False),
-                "numbers": json.dumps({k: _rounded(v) for k, v in found.numbers.items()}, ensure_ascii=False),
+                "verdict": judgement.verdict,
+                "levels": json.dumps([_as_dict(level) for level in judgement.levels], ensure_ascii=False),
+                "numbers": json.dumps({k: _rounded(v) for k, v in judgement.numbers.items()}, ensure_ascii=False),
                 "command": f"snakemake {claim.id}",
             }
         )
@@ -207,10 +207,10 @@ def sources_of_ledger(ledger: pd.DataFrame, results: str | Path) -> dict[str, st
     Raises:
         ArtifactError: if one of them is missing or damaged.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for experiment in dict.fromkeys(ledger["experiment"]):
-        found |= sources(results, experiment, *DERIVED)
-    return found
+        digests |= sources(results, experiment, *DERIVED)
+    return digests
 
 
 def write(ledger: pd.DataFrame, results: str | Path, which: str | None = None) -> Path:

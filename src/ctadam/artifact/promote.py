@@ -135,12 +135,12 @@ def shipped_experiments(
     Raises:
         ArtifactError: if the manifest or a provenance record is missing or cannot be read.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    records: dict[str, list[dict[str, Any]]] = {}
     for name in sorted(read_manifest(directory) if manifest is None else manifest):
         experiment, separator, file = name.partition("/")
         if separator and file.endswith(".parquet"):
-            found.setdefault(experiment, []).append(read_provenance(Path(directory) / name))
-    return found
+            records.setdefault(experiment, []).append(read_provenance(Path(directory) / name))
+    return records
 
 
 def _write_config(cached: Path, scale: str, manifest: Iterable[str]) -> None:

@@ -163,7 +163,7 @@ def level_lines(ledger: pd.DataFrame, id: str) -> list[tuple[str, str, str]]:
     verdicts = {name: verdict for (_, name), verdict in by_level(ledger[ledger["id"] == id]).items()}
     lines = []
     for verdict in (v for v in VERDICTS if v in verdicts.values()):
-        names = [name for name, found in verdicts.items() if found == verdict]
+        names = [name for name, own in verdicts.items() if own == verdict]
         rows = levels[levels["level"].isin(names)]
         shown = ", ".join(f"({name})" if "," in name else name for name in names[:6]) + (
             ", …" if len(names) > 6 else ""
@@ -291,18 +291,18 @@ def listing(cached: str | Path, scale: str | None = None) -> str:
     Raises:
         ArtifactError: if nothing is shipped, the scale is not shipped, or files are damaged.
     """
-    found = directories(cached)
-    if not found:
+    scales = directories(cached)
+    if not scales:
         raise ArtifactError(f"no shipped results in {cached}")
     if scale is not None:
-        known = [directory.name for directory in found]
+        known = [directory.name for directory in scales]
         if scale not in known:
             raise ArtifactError(
                 f"{scale!r} is not SCALE/EXPERIMENT, such as laptop/growth, nor a scale with shipped results "
                 f"(there are: {', '.join(known)})"
             )
-        found = [directory for directory in found if directory.name == scale]
-    table = pd.concat([overview(directory) for directory in found], ignore_index=True)
+        scales = [directory for directory in scales if directory.name == scale]
+    table = pd.concat([overview(directory) for directory in scales], ignore_index=True)
     shown = table.assign(seconds=table["seconds"].map(duration), bytes=table["bytes"].map(size))
     shown = shown.rename(columns={"seconds": "time", "bytes": "size"})
     total = f"{len(table)} sets of runs, {table['runs'].sum():,} runs, {size(table['bytes'].sum())}"
@@ -379,9 +379,9 @@ def _verdicts(ledger: pd.DataFrame) -> str:
     """Return the ids of the claims per verdict as Markdown, with the number of levels that hold where levels differ."""
     ids: dict[str, str] = {}
     for verdict in VERDICTS:
-        found = ledger.loc[ledger["verdict"] == verdict, "id"]
-        shares = (f" {'/'.join(map(str, holds(ledger, id)))}" if verdict == IN_PART else "" for id in found)
-        ids[verdict] = (", " if verdict == IN_PART else " ").join(map(str.__add__, map(_link, found), shares))
+        claims = ledger.loc[ledger["verdict"] == verdict, "id"]
+        shares = (f" {'/'.join(map(str, holds(ledger, id)))}" if verdict == IN_PART else "" for id in claims)
+        ids[verdict] = (", " if verdict == IN_PART else " ").join(map(str.__add__, map(_link, claims), shares))
     return "; ".join(f"{verdict}: {text}" for verdict, text in ids.items() if text) or NOTHING
 
 
@@ -391,13 +391,13 @@ def ledgers(root: str | Path) -> dict[str, pd.DataFrame]:
     Raises:
         ArtifactError: if a ledger is damaged or was made from other tables.
     """
-    found: dict[str, pd.DataFrame] = {}
+    shipped: dict[str, pd.DataFrame] = {}
     for scale in HEADLINE_SCALES:
         directory = Path(root) / "results" / "cached" / scale
         if (directory / MANIFEST).exists():
             check_ledger(directory)
-            found[scale] = read_ledger(ledger_path(directory))
-    return found
+            shipped[scale] = read_ledger(ledger_path(directory))
+    return shipped
 
 
 def headline(root: str | Path) -> pd.DataFrame:

@@ -71,25 +71,25 @@ def damage(results: str | Path) -> list[str]:
     """
     results = Path(results)
     manifest = read_manifest(results)
-    found: list[str] = []
+    problems: list[str] = []
 
     def note(check: Callable[..., Any], *args: Any) -> Any:
         try:
             return check(*args)
         except ArtifactError as error:
-            found.append(str(error))
+            problems.append(str(error))
             return None
 
     for path in dict.fromkeys([*(results / name for name in manifest), *sorted(results.glob("*/shard-*"))]):
         note(check_listed, results, path, manifest)
-    if not found:
+    if not problems:
         for experiment in note(shipped_experiments, results) or {}:
             if note(checked_shards, results, experiment):
                 note(sources, results, experiment, *DERIVED)
-        if not found:
+        if not problems:
             note(claims.check_ledger, results)
             note(_check_config, results)
-    return found
+    return problems
 
 
 def _check_config(results: Path) -> None:

@@ -452,7 +452,7 @@ def train_tasks(
     *,
     device: torch.device,
     progress: Callable[[int], object],
-    keep: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table,
+    select: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table,
 ) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
     """Train the runs of several tasks, those of one task together.
 
@@ -462,7 +462,7 @@ def train_tasks(
         prepare: function from a value of ``by`` to the task and ``{source: sha256}`` of its data.
         device: where to train.
         progress: see `train`.
-        keep: function from the records of a task to those that are kept.
+        select: function from the records of a task to those that are kept.
 
     Returns:
         ``(table, details)``: the records sorted by run and step, and for the provenance ``data`` and, per task, ``chunks``
@@ -473,7 +473,7 @@ def train_tasks(
     for name, group in runs.groupby(by, sort=False):
         task, data = prepare(name)
         chunk = chunk_size(task, device)
-        tables.append(keep(train(group, task=task, device=device, chunk=chunk, progress=progress)))
+        tables.append(select(train(group, task=task, device=device, chunk=chunk, progress=progress)))
         details["data"] |= data
         details["chunks"][str(name)], details["weights"][str(name)] = chunk, task.weights
     return pd.concat(tables, ignore_index=True).sort_values(["run", "step"], kind="stable", ignore_index=True), details

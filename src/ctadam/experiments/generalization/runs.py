@@ -116,8 +116,8 @@ def run(
     def prepare(name: str) -> tuple[Task, dict[str, str]]:
         return _text(config.text, device) if name == "text" else _images(config.images, device)
 
-    def keep(table: pd.DataFrame) -> pd.DataFrame:
+    def select(table: pd.DataFrame) -> pd.DataFrame:
         tested = table["test_loss"].notna() | (table["step"] == table["diverged_at"])
         return table.loc[tested, COLUMNS].astype({"test_loss": "float32"})
 
-    return train_tasks(runs, "task", prepare, device=device, progress=progress, keep=keep)
+    return train_tasks(runs, "task", prepare, device=device, progress=progress, select=select)

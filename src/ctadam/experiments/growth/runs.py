@@ -122,10 +122,10 @@ def run(
         )
         return task, {config.text.source: corpus.sha256}
 
-    def keep(table: pd.DataFrame) -> pd.DataFrame:
+    def select(table: pd.DataFrame) -> pd.DataFrame:
         return _thinned(table, config.record_every)
 
-    return train_tasks(runs, "tokenization", prepare, device=device, progress=progress, keep=keep)
+    return train_tasks(runs, "tokenization", prepare, device=device, progress=progress, select=select)
 
 
 def _thinned(table: pd.DataFrame, every: int) -> pd.DataFrame:

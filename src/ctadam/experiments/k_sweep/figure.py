@@ -61,17 +61,17 @@ def _optimizers(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[s
 
 def _intervals(groups: Any) -> pd.DataFrame:
     """Return ``mean``, ``low`` and ``high`` over seeds of each group; the ends equal the mean where there is no interval."""
-    found = {}
+    intervals = {}
     for key, values in groups:
         mean, low, high = over_seeds(values)
-        found[key] = (mean, low, high) if np.isfinite(low) else (mean, mean, mean)
-    return pd.DataFrame.from_dict(found, orient="index", columns=["mean", "low", "high"])
+        intervals[key] = (mean, low, high) if np.isfinite(low) else (mean, mean, mean)
+    return pd.DataFrame.from_dict(intervals, orient="index", columns=["mean", "low", "high"])
 
 
-def _points(ax: Axes, x: Any, found: pd.DataFrame, **look: Any) -> None:
+def _points(ax: Axes, x: Any, intervals: pd.DataFrame, **look: Any) -> None:
     """Plot means with their intervals."""
-    ends = np.array([found["mean"] - found["low"], found["high"] - found["mean"]])
-    ax.errorbar(x, found["mean"], ends, **{"lw": 0.9, "elinewidth": 0.7, "ms": 3.5, "zorder": 3} | look)
+    ends = np.array([intervals["mean"] - intervals["low"], intervals["high"] - intervals["mean"]])
+    ax.errorbar(x, intervals["mean"], ends, **{"lw": 0.9, "elinewidth": 0.7, "ms": 3.5, "zorder": 3} | look)
 
 
 def _error_axis(ax: Axes) -> None:
@@ -86,9 +86,9 @@ def _error_axis(ax: Axes) -> None:
 def _by_rate(ax: Axes, table: pd.DataFrame) -> None:
     """Plot the test error of Adam and 2-Adam against the learning rate."""
     for name, runs, look in _optimizers(table):
-        found = _intervals(runs.groupby("lr")["error"])
+        intervals = _intervals(runs.groupby("lr")["error"])
         label = f"$k$-Adam {name}" if name in SHIFTS else name
-        _points(ax, found.index * 1.02 ** SHIFTS.get(name, 0.0), found, label=label, **look)
+        _points(ax, intervals.index * 1.02 ** SHIFTS.get(name, 0.0), intervals, label=label, **look)
     ax.set(xlabel=r"learning rate $\eta$", xscale="log", title=TITLES[table["norm"].iloc[0]])
     _error_axis(ax)
 
@@ -117,8 +117,8 @@ def _gains(ax: Axes, table: pd.DataFrame) -> None:
             # One seed beyond Adam's learning rates leaves the others without a comparison.
             runs = own.groupby("lr").filter(lambda rows, column=column: rows[column].notna().all())
             if len(runs):
-                found = _intervals(runs.groupby("lr")[column])
-                _points(ax, found.index * 1.05 ** SHIFTS[strategy], found, mfc=fill, ls=line, **look)
+                intervals = _intervals(runs.groupby("lr")[column])
+                _points(ax, intervals.index * 1.05 ** SHIFTS[strategy], intervals, mfc=fill, ls=line, **look)
     for fill, label in (("0.4", "equal rates"), ("w", "equal steps")):
         ax.plot([], [], "o", ms=3.5, color="0.4", mfc=fill, label=label)
     ax.legend(loc="upper right", handletextpad=0.2)
@@ -135,10 +135,10 @@ def _by_stages(ax: Axes, table: pd.DataFrame) -> None:
     for norm in networks:
         runs, line = table[table["norm"] == norm], "--" if norm else "-"
         for strategy, look in style.STRATEGIES.items():
-            found = _intervals(runs[(runs["k"] > 1) & (runs["strategy"] == strategy)].groupby("k")["error"])
-            if len(found):
+            intervals = _intervals(runs[(runs["k"] > 1) & (runs["strategy"] == strategy)].groupby("k")["error"])
+            if len(intervals):
                 fill = {"mfc": "w"} if norm else {}
-                _points(ax, found.index * 1.015 ** SHIFTS[strategy], found, ls=line, **look, **fill)
+                _points(ax, intervals.index * 1.015 ** SHIFTS[strategy], intervals, ls=line, **look, **fill)
         _points(ax, [1], _intervals(runs[runs["k"] == 1].groupby("k")["error"]), **ADAM, mfc="w" if norm else "0.15")
         ax.plot(
             [], [], line, marker="o", ms=3.5, color="0.4", mfc="w" if norm else "0.4", label=TITLES[norm].split()[0]

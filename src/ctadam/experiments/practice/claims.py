@@ -77,8 +77,8 @@ def _e1(e: Evidence) -> Judgement:
         levels += _unless(
             why,
             [
-                mean_over_seeds(found / predicted, part=part)
-                for part, found, predicted in zip((PEAKS, UNSEEN), measured, expected, strict=True)
+                mean_over_seeds(value / predicted, part=part)
+                for part, value, predicted in zip((PEAKS, UNSEEN), measured, expected, strict=True)
             ],
         )
         numbers |= {

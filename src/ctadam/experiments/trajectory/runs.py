@@ -247,14 +247,14 @@ class _Optimizer:
         square = self._square / (1 - self.config.beta2 ** (self._n + 1))
         for places in torch.arange(len(rows)).split(self.config.chunk):
             part = rows[places.to(rows.device)]
-            found, self._vectors[part] = preconditioned_sharpness(
+            largest, self._vectors[part] = preconditioned_sharpness(
                 self.problem.gradient,
                 self.theta[part],
                 square[part],
                 self._vectors[part],
                 iterations=min(self.config.sharpness.iterations, self.problem.dimension),
             )
-            values[places] = found.cpu()
+            values[places] = largest.cpu()
         return values
 
 
@@ -368,8 +368,8 @@ def _run_model(
     runs = runs.merge(settings.reset_index(names="row"), on=SETTING, how="left", validate="many_to_one")
     optimizer = _Optimizer(problem, settings, config)
 
-    def rows_of(some: pd.DataFrame) -> Tensor:
-        return torch.tensor(some["row"].to_numpy(), device=problem.device)
+    def rows_of(points: pd.DataFrame) -> Tensor:
+        return torch.tensor(points["row"].to_numpy(), device=problem.device)
 
     equations = []
     for _, group in runs[runs["variant"] != "discrete"].groupby(["variant", "order", "kernel", "p"], sort=False):
