@@ -203,23 +203,21 @@ def ledger_text(ledger: pd.DataFrame) -> str:
         ledger: from `ctadam.artifact.ledger.judge`, optionally with the columns of
             `ctadam.artifact.ledger.add_shipped_columns`.
     """
-    shipped: dict[str, dict[str, tuple[str, str]]] = {}
+    shipped: dict[str, dict[str, str]] = {}
     if "shipped_levels" in ledger:
         known = ledger[ledger["shipped_levels"] != ""]
-        other = known.assign(levels=known["shipped_levels"])
-        shipped = {id: {name: (text, verdict) for name, text, verdict in level_lines(other, id)} for id in other["id"]}
+        known = known.assign(levels=known["shipped_levels"])
+        shipped = {id: {name: text for name, text, _ in level_lines(known, id)} for id in known["id"]}
     lines: list[str] = []
     for row in ledger.to_dict("records"):
-        before = row.get("shipped_verdict") or ""
-        also = f"   (shipped: {before})" if before else ""
-        lines.append(f"{row['id']:<4} {row['verdict']:<13} [{row['source']}] {row['claim']}{also}")
-        entries = [(f"target {target_text(row['id'])}", "", "", "")]
+        before = f"   (shipped: {row['shipped_verdict']})" if row.get("shipped_verdict") else ""
+        lines.append(f"{row['id']:<4} {row['verdict']:<13} [{row['source']}] {row['claim']}{before}")
+        cells = []
         for name, text, verdict in level_lines(ledger, row["id"]):
-            theirs = shipped.get(row["id"], {}).get(name, ("", ""))[0]
-            entries.append((name or "measured", text, verdict, f"shipped {theirs}" if theirs else ""))
-        table = entries[1:]
-        lines.append(f"{'':18} {entries[0][0]}")
-        lines += [f"{'':18} {line}" for line in tabulate(table, tablefmt="plain", disable_numparse=True).splitlines()]
+            theirs = shipped.get(row["id"], {}).get(name)
+            cells.append((name or "measured", text, verdict, f"shipped {theirs}" if theirs else ""))
+        table = tabulate(cells, tablefmt="plain", disable_numparse=True)
+        lines += [f"{'':18} {line}" for line in (f"target {target_text(row['id'])}", *table.splitlines())]
     total = f"{len(ledger)} claim{'s' * (len(ledger) != 1)}: {_counts(ledger)}"
     return "\n".join([*lines, total, *counts_by_source(ledger), ONLY_ABSTRACT])
 
