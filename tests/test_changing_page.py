@@ -66,6 +66,7 @@ def in_copy(directory, code):
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True, env=environment).stdout
 
 
+@pytest.mark.slow
 def test_one_entry_makes_an_optimizer_a_contender(with_optimizer):
     directory, path = with_optimizer
     code = """

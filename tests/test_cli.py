@@ -145,6 +145,7 @@ def ctadam(*words, python=(), **options):
     return subprocess.run(command, stderr=subprocess.PIPE, env=environment, check=False, **options)
 
 
+@pytest.mark.slow
 def test_the_posix_locale_shows_a_verdict_and_an_error():
     env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     good = ctadam("stability", "--betas", "0.9", "0.99", env=env, stdout=subprocess.PIPE)

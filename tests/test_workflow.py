@@ -294,6 +294,7 @@ def test_a_scale_without_shipped_runs_says_which_have_some(clone, tmp_path):
     assert "no shipped results in results/cached/paper (scales with shipped results:" in output
 
 
+@pytest.mark.slow
 def test_a_changed_parameter_plans_exactly_its_experiment(clone):
     """The clone's fresh smoke runs are complete: nothing to do, until something changes."""
     nothing = snakemake(clone, "-n", "--config", "scale=smoke")
@@ -345,6 +346,7 @@ def test_an_edit_plans_what_imports_the_module(clone, file, expected):
     assert expected <= set(jobs)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_missing_is_made_again(clone):
     """As after a job that failed: its output is gone, the tables and figures made from an earlier one are there."""
     shard = clone / "results/fresh/smoke/tightness/shard-1-of-1.parquet"

@@ -161,6 +161,7 @@ assert all(torch.equal(a, b) for a, b in zip(left, right))
 """
 
 
+@pytest.mark.slow
 def test_missing_compiler_warns_once_and_uses_the_plain_path(tmp_path):
     environment = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], env=environment, capture_output=True, text=True)

@@ -157,6 +157,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_distributed_data_parallel(tmp_path):
     """Two processes on halves of the data equal one on all of it, and each other bit for bit."""
     # Neither the machine's name nor other tests' compiled kernels matter: the loopback interface, and a cache per rank.
@@ -176,6 +177,7 @@ def test_distributed_data_parallel(tmp_path):
         assert rank.returncode == 0, errors
 
 
+@pytest.mark.slow
 def test_torchs_own_optimizer_tests_pass():
     """torch.testing's inputs, errors and schedulers for Adam, in a process of their own: the import changes flags."""
     script = Path(__file__).with_name("torch_tables.py")

@@ -171,6 +171,7 @@ def test_promote_replaces_shards_of_another_division_and_what_was_derived(tree):
     assert read_runs(shipped, "growth")["step"].max() == 19
 
 
+@pytest.mark.slow
 def test_what_is_shipped_is_complete_after_promotion(tree):
     """Tables, figures and ledger are derived from the promoted runs and from those shipped before."""
     pictures = tree.parent / "paper_figures"

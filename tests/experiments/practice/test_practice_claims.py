@@ -157,6 +157,7 @@ def test_e2_compares_held_rates_of_the_same_seed(table, verdict):
         assert abs(judgement.levels[0].estimate) <= 9.1e-5 and judgement.levels[0].n == 5
 
 
+@pytest.mark.slow
 def test_power_of_e2():
     generator, table = np.random.default_rng(0), precisions()
     half = (table["precision"] == "bfloat16").to_numpy()
@@ -230,6 +231,7 @@ def test_runs_that_are_not_finite_cannot_reproduce_l1():
     assert judge("L1", table.assign(variant="epsilon")).verdict == INCONCLUSIVE
 
 
+@pytest.mark.slow
 def test_power_of_l1():
     generator, table = np.random.default_rng(0), long()
 

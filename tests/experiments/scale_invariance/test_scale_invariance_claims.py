@@ -258,6 +258,7 @@ SIMULATIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("id", "table", "spread", "true", "false"), SIMULATIONS)
 def test_a_true_claim_is_rarely_contradicted_and_a_false_one_mostly(id, table, spread, true, false):
     rates = []

@@ -255,6 +255,7 @@ def contradicted(id, column, draw, tables=70):
     return np.mean([v.verdict == CONTRADICTED for v in found])
 
 
+@pytest.mark.slow
 def test_power_of_t1():
     """Seeds differ by 0.01. At the limit, R² = 0.99, a level is contradicted in 2.5 % of cases; at 0.96 it nearly always is."""
     for mean, low, high in ((0.99, 0, 0.05), (0.96, 0.9, 1)):
@@ -262,6 +263,7 @@ def test_power_of_t1():
         assert low <= share <= high
 
 
+@pytest.mark.slow
 def test_power_of_t4():
     """Seeds differ by 40 % in the error. Errors that do not depend on the rate are not contradicted, rising ones are."""
     for slope, low, high in ((0.0, 0, 0.05), (-0.5, 0.9, 1)):
@@ -299,6 +301,7 @@ def departures(part, draw):
     return found.count(CONTRADICTED) / DRAWS, found.count(REPRODUCED) / DRAWS
 
 
+@pytest.mark.slow
 def test_power_of_t6_for_runs_that_cross():
     """The tolerance is 30 of 120 steps. The distances of single runs vary by half of their mean."""
     for distance, low, high in ((30, 0, 0.05), (60, 0.9, 1)):
