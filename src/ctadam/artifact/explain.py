@@ -19,8 +19,12 @@ from ctadam.experiments import load
 from ctadam.storage.provenance import write_atomically
 from ctadam.storage.store import DERIVED, checked_shards, read_csv, read_runs
 
-#: Stages of an experiment in the order of the path from raw runs to the verdict.
-_STAGES = {"runs": "raw runs", "measure": "measurements", "predict": "predictions"}
+#: Module and function that make each kind of table, in the order of the path from raw runs to the verdict.
+_MAKERS = {
+    "raw runs": ("runs", "run"),
+    "measurements": ("measure", "measure"),
+    "predictions": ("predict", "predict"),
+}
 
 
 def _where(function: Callable[..., Any]) -> str:
@@ -31,9 +35,7 @@ def _where(function: Callable[..., Any]) -> str:
 
 def functions(claim: Claim) -> dict[str, Callable[..., Any]]:
     """Return the functions that make the claim's numbers, ``{what they make: function}``."""
-    modules = {stage: load(claim.experiment, stage) for stage in _STAGES}
-    names = {"runs": "run", "measure": "measure", "predict": "predict"}
-    makers = {what: getattr(modules[stage], names[stage]) for stage, what in _STAGES.items()}
+    makers = {what: getattr(load(claim.experiment, stage), name) for what, (stage, name) in _MAKERS.items()}
     return makers | {"verdict": inspect.unwrap(claim.measure)}
 
 
@@ -147,7 +149,8 @@ One section per claim: what was measured, the rule, the verdict by scale and lev
 This page is made by `ctadam docs`; `ctadam explain S3` prints the same for one claim, with lines of code and provenance.
 
 {only_abstract}
-The rules were fixed before the runs. Every change is in the [history](ledger_history.md).
+The rules were fixed before the runs. The [history](ledger_history.md) lists every change, also changes of wording after
+the runs.
 
 Intervals have 95 % coverage. Unless a claim says otherwise they are Student's t over n seeds. "Detects" is the smallest
 true difference that the shipped runs would distinguish from zero with 80 % power, in the unit of the estimate.
