@@ -218,10 +218,9 @@ def test_a_code_table_that_lacks_an_entry_is_named(results, monkeypatch, capsys)
         (["run", "growth", "--scale", "smoke", "--device", "nonsense"], "device 'nonsense' cannot be used here"),
         (["run", "growth", "--scale", "smoke", "--set", "growth.text.source=no/such.txt"], "cannot read the text 'no/such.txt'"),
         (["run", "growth", "--scale", "smoke", "--shard", "99/99"], "there are only 14 runs"),
-        (["run", "growth", "--scale", "cifar_subset"], "the scale cifar_subset has no growth (it has baselines, k_sweep)"),
-        (["run", "k_sweep", "--scale", "smoke", "--set", "k_sweep.ks=[1, 3]"], "k_sweep.ks: [1, 3] is not allowed"),
+                (["run", "k_sweep", "--scale", "smoke", "--set", "k_sweep.ks=[1, 3]"], "k_sweep.ks: [1, 3] is not allowed"),
         (["run", "k_sweep", "--scale", "smoke", "--set", "k_sweep.images.source=no/such"], "no images in 'no/such'"),
-        (["promote", "cifar_subset"], "no runs in results/fresh/cifar_subset/baselines"),
+        (["promote", "desk"], "no runs in results/fresh/desk/baselines"),
         (["predict", "growth", "nowhere"], "no runs in nowhere/growth"),
         (["measure", "tightness", "nowhere"], "no runs in nowhere/tightness"),
         (["draw", "fig2", "nowhere", "--out", "nowhere"], "no runs in nowhere/growth"),
@@ -365,8 +364,3 @@ def test_config_shows_the_values_of_one_experiment_at_a_scale(capsys):
         re.sub(" {2,}", "  ", line) for line in lines
     ]
     assert len({line.index("number in (") for line in lines if "  number in (" in line}) == 1  # aligned
-
-
-def test_config_of_an_experiment_that_the_scale_does_not_hold_is_one_line(capsys):
-    assert cli.main(["config", "growth", "--scale", "cifar_subset"]) == 1
-    assert capsys.readouterr().err == "ctadam: the scale cifar_subset has no growth (it has baselines, k_sweep)\n"

@@ -99,13 +99,6 @@ def test_everything_is_planned_by_default(clone, tmp_path):
     assert jobs == expected and jobs["train_growth"] == 6
 
 
-def test_a_scale_with_some_experiments_plans_those(clone, tmp_path):
-    jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n", "--config", "scale=cifar_subset"))
-    expected = {"all": 1, "train_k_sweep": 5, "predict_k_sweep": 1, "measure_k_sweep": 1, "draw_fig5": 1, "judge": 1}
-    expected |= {"train_baselines": 6, "predict_baselines": 1, "measure_baselines": 1, "draw_fig9": 1}
-    assert jobs == expected
-
-
 def test_one_figure_plans_what_it_needs(clone, tmp_path):
     jobs = planned(snakemake(fresh_clone(clone, tmp_path), "-n", "fig2"))
     derived = {"predict_growth": 1, "measure_growth": 1, "draw_fig2": 1, "judge_only": 1}
@@ -385,7 +378,7 @@ def test_a_run_that_is_there_is_really_made_again_with_a_changed_parameter(clone
         ("growth={lr: -1}", "growth.lr: -1 is not allowed (allowed: number in (0, inf))"),
         ("growth={lrr: 1}", "growth.lrr: 1 is not allowed (unknown key; known: shards"),
         ("growth={through: {beta1: 1}}", "growth.through.beta1: 1 is not allowed (allowed: number in [0, 1))"),
-        ("scale=tiny", "scale: 'tiny' is not allowed (allowed: smoke, laptop, paper, cifar_subset)"),
+        ("scale=tiny", "scale: 'tiny' is not allowed (allowed: smoke, laptop, desk, paper)"),
     ],
 )
 def test_a_bad_configuration_is_one_line(root, change, message):
@@ -408,7 +401,7 @@ def test_no_documented_command_changes_a_tracked_file(root, drawn_clone, tmp_pat
     here, ran = fresh_clone(drawn_clone, tmp_path), []
     for command in documented(root):
         program, *words = shlex.split(command)
-        if any(word in command for word in ("promote", "scale=paper", "scale=cifar_subset")):
+        if any(word in command for word in ("promote", "scale=paper", "scale=desk")):
             continue
         if program == "snakemake":
             at = words.index("--config") + 1 if "--config" in words else len(words)

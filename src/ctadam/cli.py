@@ -11,12 +11,12 @@ import errno
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ctadam import __version__
 from ctadam.errors import ArtifactError, lookup_errors
+from ctadam.experiments import EXPERIMENTS
 from ctadam.terminal import Output
 
 log = logging.getLogger("ctadam")
@@ -38,30 +38,14 @@ def _stability(args: argparse.Namespace) -> None:
         print(f"{name:<{width}}  {value}")
 
 
-def _experiments(resolved: Mapping[str, Any]) -> list[str]:
-    """Return the names of a configuration's experiments."""
-    from ctadam.experiments import EXPERIMENTS
-
-    return [name for name in EXPERIMENTS if name in resolved]
-
-
-def _check_held(resolved: Mapping[str, Any], experiment: str) -> None:
-    """Raise an `ArtifactError` if a configuration lacks an experiment."""
-    if experiment not in resolved:
-        held = ", ".join(_experiments(resolved))
-        raise ArtifactError(f"the scale {resolved['scale']} has no {experiment} (it has {held})")
-
-
 def _config(args: argparse.Namespace) -> None:
     """List parameters."""
     from ctadam.artifact import config
 
     resolved = config.resolve(args.scale)
-    if args.experiment:
-        _check_held(resolved, args.experiment)
     rows = [
         row
-        for experiment in ([args.experiment] if args.experiment else _experiments(resolved))
+        for experiment in ([args.experiment] if args.experiment else EXPERIMENTS)
         for row in config.describe(resolved, experiment)
     ]
     # Cells of more than 64 characters do not widen their column.
@@ -76,7 +60,6 @@ def _run(args: argparse.Namespace) -> None:
     from ctadam.storage.manifest import refuse_shipped
 
     resolved = config.resolve(args.scale, config.parse_assignments(args.set))
-    _check_held(resolved, args.experiment)
     results = Path(args.out or f"results/fresh/{args.scale}")
     refuse_shipped(results)
     runner.run(
@@ -160,10 +143,9 @@ def _explain(args: argparse.Namespace) -> None:
 
 def _promote(args: argparse.Namespace) -> None:
     """Ship fresh runs, and remake the shipped tables, figures and ledger."""
-    from ctadam.artifact import config
     from ctadam.artifact.promote import promote, renew
 
-    experiments = args.experiments or (None if args.derived else _experiments(config.resolve(args.scale)))
+    experiments = args.experiments or (None if args.derived else list(EXPERIMENTS))
     written = (
         [] if args.derived or experiments is None else promote(args.scale, experiments=experiments, force=args.force)
     )

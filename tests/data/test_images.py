@@ -125,10 +125,20 @@ def test_cifar10_uses_torchvision_and_a_failed_download_explains_the_fix(tmp_pat
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "CIFAR10", fail)
-    with pytest.raises(
-        ArtifactError, match="without a network, put its archive there, or set the source to a directory"
-    ):
+    with pytest.raises(ArtifactError, match="without a network, put its archive there, or a folder cifar10 with"):
         load_images("cifar10", cache=str(tmp_path))
+
+
+def test_a_local_copy_of_cifar10_is_used_and_named(tmp_path, monkeypatch):
+    for part in ("train", "test"):
+        write_folders(tmp_path / "cifar10" / part)
+    monkeypatch.setenv("CTADAM_DATA", str(tmp_path))
+    data, folders = load_images("cifar10"), load_images(str(tmp_path / "cifar10"))
+    assert data.name == "cifar10 (PNG copy)" and data.sha256 == folders.sha256
+    assert load_images("digits").name == "digits"
+    for path in (tmp_path / "cifar10").rglob("*.png"):
+        path.rename(path.with_suffix(".jpg"))
+    assert load_images("cifar10").name == "cifar10 (JPEG copy)"
 
 
 @pytest.mark.parametrize("shift, flip", [(0, False), (0, True), (2, False), (1, True)])

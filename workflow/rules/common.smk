@@ -49,13 +49,7 @@ try:
 except ArtifactError as error:
     raise WorkflowError(str(error))
 
-# A scale may define only some of the experiments.
-EXPERIMENTS = [name for name in experiments.EXPERIMENTS if name in CONFIG]
-FIGURES = {
-    figure: needs
-    for figure, needs in figures.FIGURES.items()
-    if set(needs) <= set(EXPERIMENTS)
-}
+EXPERIMENTS, FIGURES = experiments.EXPERIMENTS, figures.FIGURES
 # Experiments whose runs a claim needs; and those of each figure and claim.
 CLAIMS = {id: (name,) for name in EXPERIMENTS for id in claim_ids(name)}
 NEEDS = FIGURES | CLAIMS

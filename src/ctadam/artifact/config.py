@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 #: Names of the scales.
-SCALES = ("smoke", "laptop", "paper", "cifar_subset")
+SCALES = ("smoke", "laptop", "desk", "paper")
 #: The scale whose file is complete. The files of the other scales hold only their differences from it.
 COMPLETE = "laptop"
 
@@ -51,32 +51,16 @@ def _file(scale: str) -> Path:
 def read(scale: str) -> dict[str, Any]:
     """Return the complete configuration of a scale, not validated.
 
-    The scale's file is merged into that of `COMPLETE`. Mappings are merged, lists are replaced, and null removes a key. The list
-    ``experiments`` names the experiments of a scale that lacks some of them.
+    The scale's file is merged into that of `COMPLETE`. Mappings are merged, lists are replaced, and null removes a key.
 
     Raises:
         ArtifactError: if the scale is unknown or its file is not a YAML mapping.
     """
     path = _file(scale)
     config = read_yaml(_file(COMPLETE))
-    if scale == COMPLETE:
-        return config
-    own = read_yaml(path)
-    names = own.pop("experiments", None)
-    if names is not None:
-        unknown = [name for name in names if name not in EXPERIMENTS]
-        if unknown:
-            raise ArtifactError(
-                f"{path}: experiments: {unknown[0]!r} is not allowed (allowed: {', '.join(EXPERIMENTS)})"
-            )
-        config = {key: value for key, value in config.items() if key not in EXPERIMENTS or key in names}
-    _merge(config, own, null_removes=True)
+    if scale != COMPLETE:
+        _merge(config, read_yaml(path), null_removes=True)
     return config
-
-
-def experiments(scale: str) -> list[str]:
-    """Return the names of a scale's experiments, in the order of the complete file."""
-    return [name for name in read(scale) if name in EXPERIMENTS]
 
 
 class _DuplicateKey(Exception):
@@ -174,8 +158,7 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         ArtifactError: for the first value that is not allowed.
     """
-    scale = config.get("scale")
-    _validate(config, _model(scale if scale in SCALES else None))
+    _validate(config, _model())
 
 
 def check_section(experiment: str, parameters: Mapping[str, Any]) -> None:
@@ -199,24 +182,19 @@ def _validate(config: Mapping[str, Any], model: "type[BaseModel]") -> None:
 
 
 @cache
-def _model(scale: str | None) -> "type[BaseModel]":
-    """Return the model of a complete configuration with one section per experiment.
-
-    Args:
-        scale: scale whose experiments are required. If None, the experiments of `COMPLETE` are.
-    """
+def _model() -> "type[BaseModel]":
+    """Return the model of a complete configuration with one section per experiment."""
     from pydantic import Field, create_model
 
     from ctadam.experiments.settings import Settings, String
 
-    known = experiments(COMPLETE)
-    known += [name for name in EXPERIMENTS if name not in known]
-    required = known if scale is None else experiments(scale)
     fields: dict[str, Any] = {
         "scale": Literal[SCALES],
         "device": (String, Field(description="auto, cpu, cuda, or any other device of torch")),
     }
-    fields |= {name: (load(name, "config").Config, ... if name in required else Field(default=None)) for name in known}
+    # In the order of the complete file.
+    names = dict.fromkeys([*(name for name in read(COMPLETE) if name in EXPERIMENTS), *EXPERIMENTS])
+    fields |= {name: (load(name, "config").Config, ...) for name in names}
     return create_model("Configuration", __base__=Settings, **fields)
 
 
@@ -401,7 +379,7 @@ def describe(config: Mapping[str, Any], section: str) -> list[tuple[str, str, st
         config: a valid configuration.
         section: name of the section.
     """
-    schema = _schema(_model(config["scale"]))
+    schema = _schema(_model())
 
     def rows(path: tuple[str, ...], value: Any) -> Iterator[tuple[str, str, str, str]]:
         node = _at(schema, path)

@@ -30,12 +30,14 @@ class Images:
         train: ``(pixels, labels)``: uint8 of shape (n, channels, height, width) and int64 of shape (n,).
         test: ``(pixels, labels)`` like ``train``.
         classes: names of the classes; a label is an index into them.
+        name: the source, and which copy of it was used if not the original.
         sha256: hash of all these pixels and labels.
     """
 
     train: tuple[torch.Tensor, torch.Tensor]
     test: tuple[torch.Tensor, torch.Tensor]
     classes: tuple[str, ...]
+    name: str
     sha256: str
 
     @property
@@ -49,9 +51,9 @@ def load_images(source: str, *, train: int = 0, test: int = 0, test_fraction: fl
     """Load a data set, or the first images of it in a fixed random order.
 
     Args:
-        source: ``"digits"`` (embedded, 8×8, grey), ``"cifar10"`` (downloaded and checked by torchvision), or a directory. The
-            directory has class folders, or ``train`` and ``test`` with class folders (torchvision's ``ImageFolder``). All its
-            images must have the same size.
+        source: ``"digits"`` (embedded, 8×8, grey), ``"cifar10"``, or a directory. The directory has class folders, or ``train``
+            and ``test`` with class folders (torchvision's ``ImageFolder``). All its images must have the same size. CIFAR-10
+            is downloaded and checked by torchvision, unless the directory of downloads has a folder ``cifar10`` of this form.
         train: number of training images; 0 for all.
         test: number of test images; 0 for all.
         test_fraction: share of the images used for the test if the source has no test set, in (0, 1).
@@ -62,19 +64,25 @@ def load_images(source: str, *, train: int = 0, test: int = 0, test_fraction: fl
             requested, or a download fails.
     """
     parts: Sequence[_Part | _Files]
+    name = source
     if source == "digits":
         digits = load_digits()
         pixels = (digits.images * 16).to(torch.uint8).view(-1, 1, 8, 8)
         whole = _Part(pixels, digits.labels)
         parts, classes = _split(whole, test_fraction), tuple("0123456789")
     elif source == "cifar10":
-        parts, classes = _cifar10(cache)
+        directory = Path(cache).expanduser() if cache else data_directory()
+        if (copy := directory / "cifar10").is_dir():
+            parts, classes = _folders(copy, test_fraction)
+            name = f"cifar10 ({_format(parts)} copy)"
+        else:
+            parts, classes = _cifar10(directory)
     else:
         parts, classes = _folders(Path(os.path.expanduser(source)), test_fraction)
     chosen = []
-    for name, part, count in zip(("training", "test"), parts, (train, test), strict=True):
+    for part_name, part, count in zip(("training", "test"), parts, (train, test), strict=True):
         if count > len(part.labels):
-            raise ArtifactError(f"the data set {source!r} has {len(part.labels)} {name} images, not {count}")
+            raise ArtifactError(f"the data set {source!r} has {len(part.labels)} {part_name} images, not {count}")
         chosen.append(part.take(_order(len(part.labels))[: count or None]))
     sizes = ["×".join(map(str, pixels.shape[:1:-1])) for pixels, _ in chosen]
     if sizes[0] != sizes[1]:
@@ -85,7 +93,7 @@ def load_images(source: str, *, train: int = 0, test: int = 0, test_fraction: fl
     for pixels, labels in chosen:
         digest.update(repr(tuple(pixels.shape)).encode())
         digest.update(pixels.numpy().tobytes() + labels.numpy().astype("<i8").tobytes())
-    return Images(chosen[0], chosen[1], classes, digest.hexdigest())
+    return Images(chosen[0], chosen[1], classes, name, digest.hexdigest())
 
 
 def _order(count: int) -> torch.Tensor:
@@ -144,10 +152,9 @@ def _split(part: _Part | _Files, test_fraction: float) -> Sequence[_Part | _File
     return [_Part(*part.take(indices)) for indices in (order[:cut], order[cut:])]
 
 
-def _cifar10(cache: str) -> tuple[list[_Part], tuple[str, ...]]:
+def _cifar10(directory: Path) -> tuple[list[_Part], tuple[str, ...]]:
     from torchvision.datasets import CIFAR10
 
-    directory = Path(cache).expanduser() if cache else data_directory()
     parts = []
     for train in (True, False):
         try:
@@ -159,10 +166,16 @@ def _cifar10(cache: str) -> tuple[list[_Part], tuple[str, ...]]:
         except Exception as error:  # urllib and the archive can raise many types
             raise ArtifactError(
                 f"cannot download CIFAR-10 to {directory} ({type(error).__name__}); without a network, put its archive there, "
-                "or set the source to a directory with train and test folders that hold class folders"
+                "or a folder cifar10 with train and test folders that hold class folders"
             ) from error
         parts.append(_Part(torch.from_numpy(data.data).permute(0, 3, 1, 2), torch.tensor(data.targets)))
     return parts, tuple(data.classes)
+
+
+def _format(parts: Sequence[_Part | _Files]) -> str:
+    """Return the format of image files by the suffix of the first one, such as ``JPEG``."""
+    suffix = next((Path(part.paths[0]).suffix for part in parts if isinstance(part, _Files)), "")
+    return {"jpg": "JPEG"}.get(suffix[1:].lower(), suffix[1:].upper())
 
 
 def _folders(directory: Path, test_fraction: float) -> tuple[Sequence[_Part | _Files], tuple[str, ...]]:

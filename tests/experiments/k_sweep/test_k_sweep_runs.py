@@ -24,9 +24,10 @@ def test_grid_has_every_strategy_at_every_rate_and_every_k_at_one(scale):
     assert not runs.duplicated(["norm", "k", "strategy", "lr", "seed"]).any()
     seeds, strategies = len(model.seeds), len(model.strategies)
     for norm, group in runs.groupby("norm"):
-        rates = len(model.lrs) + (0 if norm else len(model.adam_lrs))
-        expected = {k: seeds * (strategies if k > 1 else 1) for k in model.ks}
-        expected |= {1: expected[1] * rates, 2: expected[2] * len(model.lrs)}
+        network = model.normalized if norm else model
+        rates = len(network.lrs) + (0 if norm else len(model.adam_lrs))
+        expected = {k: seeds * (strategies if k > 1 else 1) for k in network.ks}
+        expected |= {1: expected[1] * rates, 2: expected[2] * len(network.lrs)}
         assert group.groupby("k").size().to_dict() == expected
     for row in runs.drop_duplicates(["k", "strategy"]).itertuples():
         assert (row.last_beta1, row.last_beta2) == stage_betas(row.strategy, row.k, betas=(0.9, 0.999))[-1]
@@ -45,8 +46,8 @@ def test_new_seeds_are_used():
 def raw():
     import torch
 
-    model = resolved("smoke", norms=[False], strategies=["exp"], seeds=[100], test_every=2)
-    runs = grid(model).query("k < 3 and lr >= 0.001")
+    model = resolved("smoke", strategies=["exp"], seeds=[100], test_every=2)
+    runs = grid(model).query("k < 3 and lr >= 0.001 and not norm")
     steps = run(runs, resolved("smoke", test_every=1), device=torch.device("cpu"), progress=lambda n: None)[0]
     return run(runs, model, device=torch.device("cpu"), progress=lambda n: None)[0], steps
 

@@ -71,7 +71,7 @@ def _task(name: str, config: Config, device: torch.device) -> tuple[Task, float,
     if name == "images":
         data = load_images(**config.images.model_dump())
         task = images(data, norm=False, **config.network.model_dump(), **common)
-        return task, data.chance, {config.images.source: data.sha256}
+        return task, data.chance, {data.name: data.sha256}
     text, model = config.text, config.text.model.model_dump()
     corpus = load_corpus(
         text.source,

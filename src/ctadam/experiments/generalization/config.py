@@ -5,6 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from ctadam.experiments.settings import (
+    ABSENT,
     NUMBER,
     SIZED,
     AtLeast2,
@@ -13,8 +14,10 @@ from ctadam.experiments.settings import (
     CurvePoints,
     Eps,
     Experiment,
+    Images,
     Inner,
     LearningRates,
+    Network,
     Seeds,
     Sequences,
     Settings,
@@ -69,6 +72,13 @@ class Digits(Task):
     batch: Count = Field(description="images per step")
 
 
+class Photographs(Task):
+    """A convolutional network without normalization layers on an image data set."""
+
+    data: Images
+    network: Network
+
+
 class Config(Experiment):
     """Test loss along a normal curve and a level curve of C, two tasks (paper, section 3): claims G1–G4; figure 3."""
 
@@ -78,7 +88,15 @@ class Config(Experiment):
     eps: Eps
     seeds: Seeds
     text: Language
-    images: Digits
+    # One of them is the task ``images``.
+    images: Digits = ABSENT
+    photographs: Photographs = ABSENT
+
+    @model_validator(mode="after")
+    def _one_image_task(self) -> Self:
+        if (self.images is None) == (self.photographs is None):
+            conflict("photographs", self.photographs, "a mapping if images is left out, else absent")
+        return self
 
     @model_validator(mode="after")
     def _level_curve_ends_at_the_usual_pair(self) -> Self:

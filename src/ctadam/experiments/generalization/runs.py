@@ -1,7 +1,7 @@
 """Record test losses over pairs of betas, to test whether a larger C generalizes faster (arXiv 2411.05746, section 3).
 
-The tasks are a small language model and a network on images of digits. Each is trained with every pair, learning rate and
-seed. The column ``curve`` says where a pair comes from:
+The tasks are a small language model, and a network on images: a perceptron on digits, or a convolutional network. Each is
+trained with every pair, learning rate and seed. The column ``curve`` says where a pair comes from:
 
 ``normal``
     the normal curve through the usual pair, from its stable end across the boundary;
@@ -21,11 +21,12 @@ import pandas as pd
 import torch
 
 from ctadam.data.digits import load_digits
+from ctadam.data.images import load_images
 from ctadam.data.text import load_corpus
-from ctadam.experiments.generalization.config import Config, Digits, Language
+from ctadam.experiments.generalization.config import Config, Digits, Language, Photographs
 from ctadam.models.mlp import MLP
 from ctadam.theory.stability import level_curve, normal_curve_points, stability_coefficient
-from ctadam.training import Task, classification, language, train_tasks
+from ctadam.training import Task, classification, images, language, train_tasks
 
 #: Columns of the raw table, in this order.
 COLUMNS = ["run", "task", "curve", "point", "beta1", "beta2", "lr", "seed", "step", "test_loss", "diverged_at"]
@@ -59,7 +60,7 @@ def grid(config: Config) -> pd.DataFrame:
     pairs, seeds = _pairs(config), pd.DataFrame({"seed": config.seeds})
     parts = [
         pairs.assign(task=name, steps=task.steps).merge(pd.DataFrame({"lr": task.lrs}), how="cross")
-        for name, task in (("text", config.text), ("images", config.images))
+        for name, task in (("text", config.text), ("images", config.images or config.photographs))
     ]
     runs = pd.concat(parts, ignore_index=True).merge(seeds, how="cross")
     runs = runs.assign(weight_decay=0.0, eps=config.eps, state_dtype="float32")
@@ -80,15 +81,22 @@ def _text(settings: Language, device: torch.device) -> tuple[Task, dict[str, str
     return task, {settings.source: corpus.sha256}
 
 
-def _images(settings: Digits, device: torch.device) -> tuple[Task, dict[str, str]]:
+def _photographs(settings: Photographs, device: torch.device) -> tuple[Task, dict[str, str]]:
+    """Return the task on an image data set and the sha256 of the images."""
+    data = load_images(**settings.data.model_dump())
+    task = images(data, norm=False, **settings.network.model_dump(), test_every=settings.test_every, device=device)
+    return task, {data.name: data.sha256}
+
+
+def _digits(settings: Digits, device: torch.device) -> tuple[Task, dict[str, str]]:
     """Return the task on images of digits and the sha256 of the images."""
     digits = load_digits()
     cut = len(digits.labels) - int(len(digits.labels) * settings.test_fraction)
-    images, labels, size = digits.images.float(), digits.labels, settings.model.model_dump()
+    pixels, labels, size = digits.images.float(), digits.labels, settings.model.model_dump()
     task = classification(
-        (images[:cut], labels[:cut]),
-        (images[cut:], labels[cut:]),
-        build=lambda generator: MLP(features=images.shape[1], classes=10, **size, generator=generator),
+        (pixels[:cut], labels[:cut]),
+        (pixels[cut:], labels[cut:]),
+        build=lambda generator: MLP(features=pixels.shape[1], classes=10, **size, generator=generator),
         batch=settings.batch,
         test_every=settings.test_every,
         device=device,
@@ -114,7 +122,9 @@ def run(
     """
 
     def prepare(name: str) -> tuple[Task, dict[str, str]]:
-        return _text(config.text, device) if name == "text" else _images(config.images, device)
+        if name == "text":
+            return _text(config.text, device)
+        return _digits(config.images, device) if config.images else _photographs(config.photographs, device)
 
     def select(table: pd.DataFrame) -> pd.DataFrame:
         tested = table["test_loss"].notna() | (table["step"] == table["diverged_at"])

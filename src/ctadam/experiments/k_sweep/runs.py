@@ -32,13 +32,15 @@ def grid(config: Config) -> pd.DataFrame:
         - ``last_beta1``, ``last_beta2``: γ and β of the last stage.
     """
     pair = (float(config.beta1), float(config.beta2))  # YAML reads 0 as an integer
-    rates = [float(lr) for lr in dict.fromkeys([*config.lrs, config.lr])]
-    further = [float(lr) for lr in config.adam_lrs if lr not in rates]
+    networks = [
+        (False, config.lrs, config.adam_lrs, config.ks),
+        (True, config.normalized.lrs, [], config.normalized.ks),
+    ]
     rows: list[dict[str, Any]] = [
-        {"norm": norm, "k": k, "strategy": strategy, "lr": lr, "seed": seed}
-        for norm in config.norms
-        for k in config.ks
-        for lr in ([float(config.lr)] if k > PAIR else rates + further * (k == 1 and not norm))
+        {"norm": norm, "k": k, "strategy": strategy, "lr": float(lr), "seed": seed}
+        for norm, lrs, adam_lrs, ks in networks
+        for k in ks
+        for lr in dict.fromkeys([*lrs, config.lr, *(adam_lrs if k == 1 else [])] if k <= PAIR else [config.lr])
         for strategy in (config.strategies if k > 1 else ["naive"])
         for seed in config.seeds
     ]
@@ -108,7 +110,7 @@ def run(
         weights[f"norm={norm}"] = task.weights
         tables.append(table)
     details = {
-        "data": {config.images.source: data.sha256},
+        "data": {data.name: data.sha256},
         "images": {"train": len(data.train[1]), "test": len(data.test[1]), "classes": list(data.classes)},
         "chunks": chunks,
         "weights": weights,
