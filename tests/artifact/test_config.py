@@ -58,10 +58,9 @@ def test_the_file_of_a_scale_says_only_what_differs(root):
             elif key in base and value == base[key]:
                 yield (*path, key)
 
-    complete = config.read_yaml(root / f"workflow/config/{config.COMPLETE}.yaml")
-    for scale in config.SCALES:
+    for scale, base in config.BASES.items():
         own = config.read_yaml(root / f"workflow/config/{scale}.yaml")
-        assert scale == config.COMPLETE or not [*repeated(own, complete)], scale
+        assert not [*repeated(own, config.read(base))], scale
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 #: Names of the scales.
 SCALES = ("smoke", "laptop", "desk", "paper")
-#: The scale whose file is complete. The files of the other scales hold only their differences from it.
+#: The scale whose file is complete, and for each other scale the one that its file differs from.
 COMPLETE = "laptop"
+BASES = {"smoke": "laptop", "desk": "laptop", "paper": "desk"}
 
 
 def _merge(base: dict[Any, Any], changes: Mapping[Any, Any], *, null_removes: bool = False) -> None:
@@ -51,15 +52,17 @@ def _file(scale: str) -> Path:
 def read(scale: str) -> dict[str, Any]:
     """Return the complete configuration of a scale, not validated.
 
-    The scale's file is merged into that of `COMPLETE`. Mappings are merged, lists are replaced, and null removes a key.
+    The scale's file is merged into the configuration of its base (`BASES`). Mappings are merged, lists are replaced, and null
+    removes a key.
 
     Raises:
         ArtifactError: if the scale is unknown or its file is not a YAML mapping.
     """
-    path = _file(scale)
-    config = read_yaml(_file(COMPLETE))
-    if scale != COMPLETE:
-        _merge(config, read_yaml(path), null_removes=True)
+    own = read_yaml(_file(scale))
+    if scale == COMPLETE:
+        return own
+    config = read(BASES[scale])
+    _merge(config, own, null_removes=True)
     return config
 
 

@@ -13,7 +13,7 @@ from ctadam.analysis.verdicts import INCONCLUSIVE, Claim
 from ctadam.artifact import history, report
 from ctadam.artifact.code import PACKAGE
 from ctadam.artifact.figures import caption_title, paths
-from ctadam.artifact.ledger import CLAIMS, find, judge, ledger_path, levels_of, read_ledger
+from ctadam.artifact.ledger import CLAIMS, data_of, find, judge, ledger_path, levels_of, read_ledger
 from ctadam.errors import ArtifactError
 from ctadam.experiments import load
 from ctadam.storage.provenance import write_atomically
@@ -99,7 +99,8 @@ def explain(root: str | Path, id: str) -> str:
     directories = scales(root, claim)
     for name, directory in directories.items():
         ledger = _ledger_of(directory, claim)
-        lines += ["", f"{name}: {report.verdict_text(ledger, id)}"]
+        data = data_of(directory, claim.experiment)
+        lines += ["", f"{name}: {report.verdict_text(ledger, id)}" + (f" (data: {data})" if data else "")]
         table = tabulate(_level_rows(ledger, claim), tablefmt="plain", disable_numparse=True)
         lines += [f"  {line}" for line in table.splitlines()]
         lines += [f"  {line}" for line in report.number_lines(ledger, id)]
@@ -207,7 +208,9 @@ def _sources(root: Path, claim: Claim, shown: list[str]) -> list[str]:
         cells = [
             f"`{', '.join(columns)}` in `{directory}/{claim.experiment}/{file}`" for file, columns in files.items()
         ]
-        lines.append(f"- Data: {'; '.join(cells)}.")
+        lines.append(f"- Numbers: {'; '.join(cells)}.")
+        if data := data_of(root / directory, claim.experiment):
+            lines.append(f"- Data: {data}.")
     code = []
     for what, function in functions(claim).items():
         file = _where(function).partition(":")[0]

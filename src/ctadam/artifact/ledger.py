@@ -30,7 +30,7 @@ from ctadam.analysis.verdicts import (
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS, load
 from ctadam.storage.provenance import is_complete, write_derived
-from ctadam.storage.store import DERIVED, check_derived, sources
+from ctadam.storage.store import DERIVED, check_derived, checked_shards, sources
 
 __all__ = ["CLAIMS", "CONTRADICTED", "INCONCLUSIVE", "IN_PART", "REPRODUCED", "VERDICTS", "Evidence"]
 
@@ -46,6 +46,7 @@ COLUMNS = [
     "numbers",
     "statistic",
     "rule",
+    "data",
     "experiment",
     "figure",
     "command",
@@ -104,11 +105,15 @@ def judge(results: str | Path, experiments: Collection[str] | None = None, which
     if not results.is_dir():
         raise ArtifactError(f"no results in {results}")
     evidence: dict[str, Evidence] = {}
+    data: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     for claim in selection(which):
         if experiments is not None and claim.experiment not in experiments:
             continue
-        judgement = claim.judge(evidence.setdefault(claim.experiment, Evidence(results, claim.experiment)))
+        if claim.experiment not in evidence:
+            evidence[claim.experiment] = Evidence(results, claim.experiment)
+            data[claim.experiment] = data_of(results, claim.experiment)
+        judgement = claim.judge(evidence[claim.experiment])
         rows.append(
             {name: getattr(claim, name) for name in ("id", "source", "statistic", "rule", "experiment", "figure")}
             | {
@@ -116,10 +121,22 @@ def judge(results: str | Path, experiments: Collection[str] | None = None, which
                 "verdict": judgement.verdict,
                 "levels": json.dumps([_as_dict(level) for level in judgement.levels], ensure_ascii=False),
                 "numbers": json.dumps({k: _rounded(v) for k, v in judgement.numbers.items()}, ensure_ascii=False),
+                "data": data[claim.experiment],
                 "command": f"snakemake {claim.id}",
             }
         )
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def data_of(results: str | Path, experiment: str) -> str:
+    """Return the names of the data that an experiment's runs were trained on, and which copy if not the original.
+
+    Raises:
+        ArtifactError: if the runs are missing or damaged.
+    """
+    return ", ".join(
+        dict.fromkeys(name for record in checked_shards(results, experiment).values() for name in record["data"])
+    )
 
 
 def _rounded(value: float) -> float | None:

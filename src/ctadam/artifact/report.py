@@ -219,7 +219,8 @@ def ledger_text(ledger: pd.DataFrame) -> str:
         table = tabulate(cells, tablefmt="plain", disable_numparse=True)
         lines += [f"{'':18} {line}" for line in (f"target {target_text(row['id'])}", *table.splitlines())]
     total = f"{len(ledger)} claim{'s' * (len(ledger) != 1)}: {_counts(ledger)}"
-    return "\n".join([*lines, total, *counts_by_source(ledger), ONLY_ABSTRACT])
+    data = ", ".join(dict.fromkeys(name for cell in ledger["data"] for name in cell.split(", ") if name))
+    return "\n".join([*lines, total, *counts_by_source(ledger), f"data: {data or 'none'}", ONLY_ABSTRACT])
 
 
 def experiments(directory: str | Path) -> list[str]:
