@@ -301,7 +301,7 @@ def test_provenance_says_where_a_result_came_from(smoke):
     assert record["parameters"]["n_points"] == 8 and record["parameters"]["seeds"] == [100]
     assert len(record["data"]["pydoc"]) == 64 and len(record["code"]) == 64
     assert record["packages"]["torch"] and record["determinism"]["threads"] == 1
-    assert record["wall_s"] > 0 and record["started"].endswith("+00:00")
+    assert record["wall_s"] > 0 and record["cpu_s"] > 0 and record["started"].endswith("+00:00")
 
 
 def test_log_holds_what_the_terminal_shows(tmp_path, smoke):

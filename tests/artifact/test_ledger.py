@@ -71,7 +71,7 @@ def made(levels, id="S7", **columns):
     claim = dataclasses.replace(ledger.find(id), targets={"": within(0.1), "b": within(0.1)}, needed=None)
     found = dataclasses.replace(claim, measure=lambda e: Judgement(levels, {"further": 2.5})).judge(None)
     row = {name: getattr(claim, name) for name in ("id", "source", "statistic", "rule", "experiment", "figure")} | {
-        "claim": claim.text, "verdict": found.verdict, "command": "",
+        "claim": claim.text, "verdict": found.verdict, "command": "", "data": "pydoc",
         "levels": json.dumps([ledger._as_dict(level) for level in found.levels]), "numbers": json.dumps(dict(found.numbers)),
     }  # fmt: skip
     return pd.DataFrame([row | columns])
@@ -102,6 +102,7 @@ def test_detectable_difference_has_its_power():
 def test_the_terminal_shows_each_level_with_its_verdict_and_the_shipped_one():
     levels = [Level(1.0, 0.95, 1.05, "γ = 0", n=5), Level(1.3, 1.2, 1.4, "γ = 0.9", n=5)]
     text = report.ledger_text(made(levels))
+    assert "\ndata: pydoc\n" in text
     assert "in part" in text and "1 [0.95, 1.05]" in text and "1.3 [1.2, 1.4]" in text and "contradicted" in text
     other = made(levels[:1])
     text = report.ledger_text(made(levels).assign(shipped_levels=other["levels"], shipped_verdict=other["verdict"]))

@@ -244,6 +244,11 @@ def _short(commit: str | None) -> str:
     return digest[:9] + dirty
 
 
+def seconds(record: Mapping[str, Any]) -> float:
+    """Return the time that a shard took on one device: CPU time on a CPU where it was recorded, else wall time."""
+    return float(record["wall_s"] if record["device"] != "cpu" else record.get("cpu_s", record["wall_s"]))
+
+
 def describe(directory: str | Path, experiment: str) -> dict[str, Any]:
     """Return a summary of one experiment's runs.
 
@@ -269,7 +274,7 @@ def describe(directory: str | Path, experiment: str) -> dict[str, Any]:
         "device": _common(records, "device"),
         "date": max(record["started"] for record in records)[:10],
         "commit": ", ".join(dict.fromkeys(_short(record.get("commit")) for record in records)),
-        "seconds": sum(record["wall_s"] for record in records),
+        "seconds": sum(seconds(record) for record in records),
         "bytes": sum(p.stat().st_size for path in shards for p in (path, provenance_path(path))),
         "claims": " ".join(claim.id for claim in CLAIMS if claim.experiment == experiment),
     }

@@ -100,7 +100,7 @@ def run(
         make_room(path)
         total, unit = module.cost(share) if hasattr(module, "cost") else (int(share["steps"].sum()), "step")
         progress = Progress(f"{experiment} {part}/{shards}", total, unit=unit)
-        started, clock = now(), time.monotonic()
+        started, clock, cpu = now(), time.monotonic(), time.process_time()
         name = chosen.type
         memory: dict[str, int] = {}
         if chosen.type == "cuda":
@@ -121,6 +121,8 @@ def run(
             **details,
             "started": started,
             "wall_s": round(time.monotonic() - clock, 1),
+            # Unlike wall time, not lengthened by what else the machine does.
+            "cpu_s": round(time.process_time() - cpu, 1),
             **memory,
             "code": code,
             **made_in,
