@@ -1,7 +1,7 @@
 """What would make the gradients of many runs cheaper, as ratios: compilation, CUDA graphs, bfloat16, TF32.
 
     python benchmarks/gradient.py             measure, write results/cached/benchmarks/, renew the table
-    python benchmarks/gradient.py --table     renew the table in docs/paper_scale.md from what is there
+    python benchmarks/gradient.py --table     renew the table in docs/scales.md from what is there
     python benchmarks/gradient.py --check     exit 1 if that table is not what the results say
 
 Losses and gradients of one chunk of runs with the models of the paper scale, as the trainer takes them, and the same with
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from step_time import RESULTS, ROOT, _ratio, main, save
 from step_time import page_with as page_with
 
-PAGE = ROOT / "docs" / "paper_scale.md"
+PAGE = ROOT / "docs" / "scales.md"
 BEGIN, END = "<!-- table of benchmarks/gradient.py -->", "<!-- end of gradient's table -->"
 FIELDS = ["device", "case", "runs", "weights", "contender", "first_s", "difference", "repetition", "seconds"]
 PLAIN, COMPILED, GRAPHS, HALF, TF32 = "as it is", "compiled", "compiled, CUDA graphs", "bfloat16", "TF32"
@@ -29,7 +29,7 @@ CPU_RUNS = 2
 
 
 def cases(device):
-    """Yields (case, task): the models of the paper scale."""
+    """Yields (case, task): the models of the paper scale, and a perceptron of their size."""
     import torch
 
     from ctadam.artifact import config
@@ -42,7 +42,7 @@ def cases(device):
 
     text = paper["generalization"]["text"]
     for name, parameters, source in (
-        ("growth", paper["growth"], paper["growth"]["text"]),
+        ("growth", paper["growth"], paper["growth"]["text"]["source"]),
         ("generalization", text, text["source"]),
     ):
         size, batch = parameters["model"], parameters["batch"]
@@ -51,19 +51,18 @@ def cases(device):
         yield f"{name}: transformer", task
 
     generator = torch.Generator().manual_seed(0)
-    settings = paper["generalization"]["images"]
     digits = torch.rand(1500, 64, generator=generator), torch.randint(10, (1500,), generator=generator)
 
     def perceptron(generator):
-        return MLP(features=64, classes=10, **settings["model"], generator=generator)
+        return MLP(features=64, classes=10, width=256, depth=2, generator=generator)
 
-    options = {"batch": settings["batch"], "test_every": 10**6, "device": device}
+    options = {"batch": 64, "test_every": 10**6, "device": device}
     yield "generalization: perceptron", classification(digits, digits, build=perceptron, **options)
 
     shape = (paper["k_sweep"]["network"]["test_batch"], 3, 32, 32)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     part = pixels, torch.randint(10, (len(pixels),), generator=generator)
-    data = Images(train=part, test=part, classes=tuple(map(str, range(10))), sha256="")
+    data = Images(train=part, test=part, classes=tuple(map(str, range(10))), name="random", sha256="")
     for norm in (False, True):
         task = images(data, norm=norm, **paper["k_sweep"]["network"], test_every=10**6, device=device)
         yield f"k_sweep: convolutions{', normalized' if norm else ''}", task

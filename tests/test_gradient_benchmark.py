@@ -1,4 +1,4 @@
-"""The measured gradients of docs/paper_scale.md, and the benchmark that measures them."""
+"""The measured gradients of docs/scales.md, and the benchmark that measures them."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ def gradient(benchmark_script):
 
 
 def test_the_table_of_gradients_is_the_one_that_was_measured(root, gradient, tmp_path):
-    page = (root / "docs" / "paper_scale.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "scales.md").read_text(encoding="utf-8")
     assert gradient.page_with(gradient.table(), page, gradient.BEGIN, gradient.END) == page, "gradient.py --table"
     files = sorted(gradient.RESULTS.glob("gradient_*.csv"))
     assert files

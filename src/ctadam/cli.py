@@ -208,10 +208,10 @@ def _verify(args: argparse.Namespace) -> None:
 
 def _docs(args: argparse.Namespace) -> None:
     """Update the generated parts of the documentation."""
-    from ctadam.artifact import explain, report
+    from ctadam.artifact import explain, report, scales
     from ctadam.storage.manifest import root
 
-    for path in (report.update_readme(root()), explain.write_page(root())):
+    for path in (report.update_readme(root()), explain.write_page(root()), scales.update_page(root())):
         log.info("%s", path)
 
 
@@ -359,7 +359,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, metavar="N", help="seed of the sample; default: a new one each time")
     sub.add_argument("--device", default="auto", help="torch device; default: auto")
 
-    command("docs", _docs, "Update the README's table of figures and docs/claims.md from the shipped results.")
+    command(
+        "docs", _docs, "Update README's table of figures, docs/claims.md and docs/scales.md from the shipped results."
+    )
 
     sub = command("pages", _pages, "Write the report's HTML pages: ledger and provenance.")
     sub.add_argument("results", metavar="RESULTS")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from ctadam import cli
-from ctadam.artifact import figures
+from ctadam.artifact import figures, scales
 from ctadam.artifact import report as pages
 from ctadam.artifact.figures import FIGURES
 from ctadam.artifact.ledger import CLAIMS, read_ledger, sources_of_ledger
@@ -59,11 +59,11 @@ def test_times_and_sizes_are_those_of_the_provenance(checkout, monkeypatch):
     real = pages.checked_shards
     monkeypatch.setattr(
         pages, "checked_shards",
-        lambda directory, name: {p: r | {"wall_s": 90.0} for p, r in real(directory, name).items()},
+        lambda directory, name: {p: r | {"wall_s": 300.0, "cpu_s": 90.0} for p, r in real(directory, name).items()},
     )  # fmt: skip
     row = next(line for line in pages.figure_table(checkout, "smoke").splitlines() if line.startswith("| `fig2`"))
     cpu, gpu, disk = (cell.strip() for cell in row.split("|")[5:8])
-    assert cpu == "3 min" and gpu == "—" and re.fullmatch(r"[\d.]+ [kM]B", disk)  # two shards of 90 s
+    assert cpu == "3 min" and gpu == "—" and re.fullmatch(r"[\d.]+ [kM]B", disk)  # two shards of 90 s of CPU time
     monkeypatch.setattr(
         pages, "checked_shards",
         lambda directory, name: {p: r | {"wall_s": 20.0, "device": "NVIDIA H100"} for p, r in real(directory, name).items()},
@@ -75,7 +75,9 @@ def test_times_and_sizes_are_those_of_the_provenance(checkout, monkeypatch):
 def test_the_command_renews_the_readme_between_its_marks(checkout, monkeypatch, readme):
     monkeypatch.setattr(pages, "figure_table", lambda root: "new")
     (checkout / "docs").mkdir()
+    (checkout / "docs/scales.md").write_text(f"{scales.BEGIN}\n{scales.END}\n")
     assert cli.main(["docs"]) == 0
+    assert "| `smoke` | 9 of 9 |" in (checkout / "docs/scales.md").read_text()
     assert (checkout / "README.md").read_text() == f"before\n{pages.BEGIN}\n\nnew\n\n{pages.END}\nafter\n"
     (checkout / "README.md").write_text("no marks")
     assert cli.main(["docs"]) == 1
