@@ -112,8 +112,8 @@ class Level:
         name: the level, such as ``"γ = 0.9"``. Empty if the claim has only one.
         part: statistic of the claim, if its rule combines several; a key of the claim's targets.
         n: number of independent values, usually seeds, that the interval is based on; 0 if there is no interval.
-        lost: number of runs at this level that are no evidence, because they are not finite. Then the others can contradict the
-            claim, but not reproduce it.
+        lost: number of runs at this level that are no evidence, because they are not finite or have no value of the
+            statistic. Then the others can contradict the claim, but not reproduce it.
         undecided: why this level cannot be decided. If not empty, its verdict is ``inconclusive``.
         verdict: set by `Claim.judge`.
     """

@@ -139,7 +139,7 @@ def estimate_text(row: Mapping[Any, Any], form: str = ".3g") -> str:
         form: format specification of the numbers.
     """
     text = "" if pd.isna(row["estimate"]) else with_interval(row["estimate"], row["low"], row["high"], form)
-    lost = f"{row['lost']} runs not finite" if row["lost"] else ""
+    lost = f"no finite value in {row['lost']} run{'s' * (row['lost'] != 1)}" if row["lost"] else ""
     return "; ".join(part for part in (text, row["undecided"], lost) if part)
 
 
