@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch._dynamo.testing
 from ecosystem import ONE, TWO, assert_close, make, model, parameters, state, train
 from torch import nn
 
@@ -21,8 +22,8 @@ def fresh():
 class Compiled:
     """An optimizer whose step is compiled, and the number of its compilations."""
 
-    def __init__(self, optimizer):
-        self.zero_grad, self.frames = optimizer.zero_grad, torch._dynamo.testing.CompileCounterWithBackend("inductor")
+    def __init__(self, optimizer, backend="aot_eager"):
+        self.zero_grad, self.frames = optimizer.zero_grad, torch._dynamo.testing.CompileCounterWithBackend(backend)
         self.step = torch.compile(optimizer.step, backend=self.frames)
 
 
@@ -32,7 +33,7 @@ def test_compiled_step(options):
     alone, network = model(), model()
     plain = make(TWO, alone.parameters(), foreach=False)
     optimizer = make(TWO, network.parameters(), **options)
-    compiled = Compiled(optimizer)
+    compiled = Compiled(optimizer, "inductor")
     train(network, compiled, 3)
     before = compiled.frames.frame_count
     train(network, compiled, 6)
@@ -73,7 +74,7 @@ def test_two_dtypes_in_a_group(options):
         for param in params:
             param.grad = torch.linspace(-1, 1, 4, dtype=param.dtype)
         optimizer = make(TWO, params, **(options if is_compiled else {"foreach": False}))
-        step = Compiled(optimizer).step if is_compiled else optimizer.step
+        step = Compiled(optimizer, "inductor").step if is_compiled else optimizer.step
         for _ in range(3):
             step()
         results.append([param.detach() for param in params])
