@@ -162,7 +162,7 @@ def test_only_the_last_stage_warns():
 def test_importing_kadam_loads_neither_a_compiler_nor_the_experiments():
     """`import torch` dominates what the import costs."""
     program = (
-        "import sys, torch; before = set(sys.modules); from ctadam import KAdam; KAdam([torch.zeros(1)]); "
+        "import sys, torch; before = set(sys.modules); from ctadam import KAdam; "
         "print(sorted({name.split('.')[0] if name.split('.')[0] != 'torch' else name for name in set(sys.modules) - before}))"
     )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
