@@ -8,7 +8,7 @@ endif
 # Jobs, tests and tools are those of .venv, whatever else is installed.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help reproduce cached report verify test check lock environment clean
+.PHONY: help reproduce cached report verify test test-ecosystem check lock environment clean
 
 help:
 	@echo "make reproduce   retrain everything at laptop scale, redraw every figure, judge every claim"
@@ -16,6 +16,7 @@ help:
 	@echo "make report      the same as one page for a browser, report.html"
 	@echo "make verify      check the shipped runs: all hashes, and a sample of them made again here"
 	@echo "make test        run the tests"
+	@echo "make test-ecosystem  run KAdam with Lightning, Hugging Face, FSDP and others; a few minutes"
 	@echo "make check       formatting, types and static checks (ruff, mypy, snakefmt, snakemake --lint)"
 	@echo "make lock        resolve requirements.txt anew from pyproject.toml"
 
@@ -50,6 +51,9 @@ verify: environment
 test: environment
 	python -m pytest
 	@echo "Tests passed. Next: make reproduce, or one figure: .venv/bin/snakemake fig2"
+
+test-ecosystem: environment
+	python -m pytest tests/ecosystem -m ecosystem
 
 check: environment
 	ruff check .

@@ -11,8 +11,9 @@ import sys
 import pandas as pd
 import pytest
 
-from ctadam import cli
+from ctadam import cli, stage_betas
 from ctadam.experiments import EXPERIMENTS
+from ctadam.optim import stages
 from ctadam.storage.provenance import sha256
 
 
@@ -108,6 +109,99 @@ def test_betas_outside_the_square_are_one_line(capsys, beta, place):
     assert cli.main(["stability", "--betas", *betas]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and f"--betas: Invalid beta{place + 1}: {float(beta)} is not in [0, 1)" in lines[0]
+
+
+@pytest.mark.parametrize("strategy", ["inverse-exp", "uniform", "exp", "naive"])
+@pytest.mark.parametrize("k", [2, 3])
+def test_stability_of_k_adam_is_that_of_the_last_stage(capsys, strategy, k):
+    betas = (0.995, 0.95)
+    last = stage_betas(strategy, k, betas=betas)[-1]
+    said = stability(capsys, *map(repr, betas), "--k", str(k), "--stages", strategy)
+    alone = stability(capsys, *map(repr, last))
+    assert said["betas"].strip() == "beta1 = γ = 0.995, beta2 = β = 0.95"
+    for stage in range(1, k + 1):
+        assert said[f"stage {stage} ({strategy})"].strip() == alone["betas"].strip()
+    for name in ("C (paper)", "exact coefficient", "verdict", "bound on |u|, any step", "growth rate per step"):
+        assert said[name].strip() == alone[name].strip()
+    assert said[f"nearest stable beta2, stage {k}"].strip() == alone["nearest stable beta2"].strip()
+
+
+def test_stages_can_make_an_unstable_pair_stable_and_the_hint_keeps_the_options(capsys):
+    for name, verdict in (("naive", "unstable"), ("inverse-exp", "stable")):
+        said = stability(capsys, "0.95", "0.9", "--k", "5", "--stages", name)
+        assert said["verdict"].strip().startswith(f"{verdict}: ") and ("hint" in said) == (name == "naive")
+    hint = stability(capsys, "0.999", "0.9", "--k", "2", "--stages", "exp", "--steps", "7")["hint"]
+    assert hint.endswith("ctadam stability --betas 0.9 0.999 --k 2 --stages exp --steps 7")
+
+
+def test_every_strategy_of_k_adam_can_be_named(capsys):
+    assert set(cli.STRATEGIES) == set(stages._STRATEGIES)
+
+
+RULE = ["--rule", "0.98**(B/128)", "--beta1", "0.95", "--batch", "64:8192"]
+OTHER_RULE = ["--rule", "1 - 0.0125*B", "--beta1", "max(0.5, 1 - 0.025*B)", "--batch", "1:79"]
+
+
+def test_a_rule_is_unstable_from_a_batch_size_on(capsys):
+    said = stability(capsys, *RULE)
+    assert said["unstable (paper)"].strip() == "B = 635 to 8192"
+    assert said["unstable (exact)"].strip() == "B = 650 to 8192"
+    assert [int(name[4:]) for name in said if name.startswith("B = ")] == [
+        64, 128, 256, 512, 635, 650, 1024, 2048, 4096, 8192
+    ]  # fmt: skip
+    rates = {
+        name: value.partition("per step ")[2].split()[0] for name, value in said.items() if name.startswith("B = ")
+    }
+    assert float(rates["B = 512"]) == 0
+    assert float(rates["B = 1024"]) == pytest.approx(0.030, abs=5e-4)
+    assert float(rates["B = 2048"]) == pytest.approx(0.110, abs=5e-4)
+
+
+@pytest.mark.parametrize("law, boundary", [("paper", 0.95 / 1.05), ("exact", 0.95**2)])
+def test_the_suggested_floor_repairs_the_rule(capsys, law, boundary):
+    floor = stability(capsys, *RULE)[f"floor ({law})"]
+    assert float(floor.partition(" = ")[2].partition(",")[0]) == pytest.approx(boundary, rel=1e-6)
+    repaired = floor.partition("as in ")[2]
+    said = stability(capsys, "--rule", repaired, *RULE[2:])
+    assert said[f"unstable ({law})"].strip() == "nowhere" and "as in" not in said[f"floor ({law})"]
+
+
+def test_both_betas_can_have_a_rule(capsys):
+    said = stability(capsys, *OTHER_RULE)
+    assert said["unstable (paper)"].strip() == "B = 54 to 79"
+    assert said["unstable (exact)"].strip() == "B = 61 to 79"
+    assert said["floor (paper)"].strip() == "beta2 > beta1/(2 - beta1)"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--rule", "B.real", *RULE[2:]], "'B.real' is not allowed"),
+        ([*RULE[:2], "--beta1", "0.95 if B else 1", *RULE[4:]], "'0.95 if B else 1' is not allowed"),
+        ([*OTHER_RULE[:4], "--batch", "1:81"], "Invalid beta2 = 1 - 0.0125*B: -0.0125 at B = 81 is not in [0, 1)"),
+        ([*RULE[:4], "--batch", "1:99999999999"], "at most 10,000,000"),
+    ],
+)
+def test_errors_of_a_rule_are_one_line(capsys, words, message):
+    assert cli.main(["stability", *words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ctadam: --rule: ") and message in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [], ["0.9"], ["0.9", "0.99", "0.999"], ["0.9", "0.99", "--betas", "0.9", "0.99"], ["0.9", "x"],
+        ["0.9", "0.99", "--k", "0"], ["0.9", "0.99", "--k", "1000000000"], ["0.9", "0.99", "--stages", "linear"],
+        RULE[:4], [*RULE[:2], *RULE[4:]], [*RULE[:4], "--batch", "0:9"], [*RULE[:4], "--batch", "9:3"],
+        [*RULE, "0.9", "0.99"], [*RULE, "--k", "2"], ["0.9", "0.99", *RULE[2:4]], ["0.9", "0.99", *RULE[4:]],
+    ],
+)  # fmt: skip
+def test_stability_asks_for_a_pair_or_a_rule(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["stability", *words])
+    assert stop.value.code == 2
+    assert "usage: ctadam stability" in capsys.readouterr().err
 
 
 def test_the_readme_shows_what_stability_prints(root, capsys):

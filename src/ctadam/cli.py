@@ -21,18 +21,37 @@ from ctadam.terminal import Output
 
 log = logging.getLogger("ctadam")
 
+#: Strategies of `ctadam.optim.stage_betas`.
+STRATEGIES = ("inverse-exp", "uniform", "exp", "naive")
+
 # Heavy modules are imported inside the commands, so that `ctadam stability` does not wait for torch.
 
 
 def _stability(args: argparse.Namespace) -> None:
-    """Print the coefficients, bounds and growth rate of a pair of betas."""
-    from ctadam.theory.summary import summarize
+    """Print what the theory says about a pair of betas, or about a rule for them."""
+    from ctadam.theory.rules import Rule
+    from ctadam.theory.summary import summarize, summarize_rule
 
-    beta1, beta2 = args.betas
+    betas = args.betas or args.pair
+    if args.rule is not None:
+        if betas or args.steps or args.k > 1:
+            args.usage_error("--rule is not allowed with a pair of betas, --steps or --k")
+        if args.beta1 is None or args.batch is None:
+            args.usage_error("--rule needs --beta1 and --batch")
+    elif len(betas) != 2 or (args.betas and args.pair) or args.beta1 or args.batch:
+        args.usage_error("give either BETA1 BETA2, or --rule with --beta1 and --batch")
     try:
-        rows = summarize(beta1=beta1, beta2=beta2, steps=args.steps)
+        if args.rule is not None:
+            rows = summarize_rule(beta1=Rule(args.beta1), beta2=Rule(args.rule), batches=args.batch)
+        else:
+            stages = []
+            if args.k > 1:
+                from ctadam.optim import stage_betas
+
+                stages = stage_betas(args.stages, args.k, betas=betas)
+            rows = summarize(beta1=betas[0], beta2=betas[1], steps=args.steps, stages=stages, strategy=args.stages)
     except ValueError as error:
-        raise ArtifactError(f"--betas: {error}") from error
+        raise ArtifactError(f"{'--betas' if args.rule is None else '--rule'}: {error}") from error
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
@@ -243,6 +262,21 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _k(text: str) -> int:
+    """Parse a number of stages, each of which is shown in a line."""
+    if not (text.isdecimal() and 1 <= int(text) <= 100):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 100")
+    return int(text)
+
+
+def _batches(text: str) -> tuple[int, int]:
+    """Parse ``FIRST:LAST``."""
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:LAST with 1 <= FIRST <= LAST")
+    return int(first), int(last)
+
+
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     from ctadam.artifact.config import SCALES
@@ -264,12 +298,27 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command(
-        "stability", _stability, "Check a pair of betas: print coefficients, bounds and growth rate of Adam's update."
+        "stability",
+        _stability,
+        "Check a pair of betas: print coefficients, bounds and growth rate of the update of Adam or k-Adam. Or print for which "
+        "batch sizes a rule for betas is unstable.",
     )
-    sub.add_argument("--betas", nargs=2, type=float, required=True, metavar=("BETA1", "BETA2"), help="in torch's order")
+    sub.set_defaults(usage_error=sub.error)
+    sub.add_argument("pair", nargs="*", type=float, metavar="BETA", help="BETA1 BETA2, in torch's order")
+    sub.add_argument("--betas", nargs=2, type=float, metavar=("BETA1", "BETA2"), help="the same")
     sub.add_argument(
         "--steps", type=_positive, metavar="N", help="also print the bound at step N (the first step is 1)"
     )
+    sub.add_argument("--k", type=_k, default=1, help="answer for the last of k-Adam's K stages; default: 1, Adam")
+    sub.add_argument(
+        "--stages",
+        choices=STRATEGIES,
+        default="inverse-exp",
+        help="how the stages' betas follow from the pair; default: inverse-exp",
+    )
+    sub.add_argument("--rule", metavar="EXPRESSION", help="beta2 as a function of the batch size B: '0.98**(B/128)'")
+    sub.add_argument("--beta1", metavar="EXPRESSION", help="with --rule: beta1, a number or a function of B")
+    sub.add_argument("--batch", type=_batches, metavar="FIRST:LAST", help="with --rule: range of batch sizes")
 
     def configured(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--scale", choices=SCALES, default="laptop")

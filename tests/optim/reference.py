@@ -16,7 +16,7 @@ def _floats(tensor):
 
 
 class Reference:
-    def __init__(self, params, *, stages, lr=1e-3, eps=1e-8, weight_decay=0.0, maximize=False):
+    def __init__(self, params, *, stages, lr=1e-3, eps=1e-8, weight_decay=1e-2, maximize=False):
         self.theta = [_floats(param) for param in params]
         self.m = [[np.zeros_like(theta) for _ in stages] for theta in self.theta]
         self.v = [[np.zeros_like(theta) for _ in stages] for theta in self.theta]
@@ -47,5 +47,6 @@ class Reference:
             state = optimizer.state[param]
             assert state.get("step", 0) == self.n[p]
             for i in range(len(self.stages) if state else 0):
-                for key, expected in ((f"exp_avg_{i + 1}", self.m), (f"exp_avg_sq_{i + 1}", self.v)):
+                number = "" if len(self.stages) == 1 else f"_{i + 1}"
+                for key, expected in (("exp_avg" + number, self.m), ("exp_avg_sq" + number, self.v)):
                     np.testing.assert_allclose(_floats(state[key]), expected[p][i], **tolerance)

@@ -46,7 +46,7 @@ def test_decays_and_steps_as_0_dim_tensors_equal_floats():
 
 def test_optimizer_equals_the_functional_update():
     param = torch.zeros(6, 5, dtype=torch.float64)
-    optimizer = KAdam([param], lr=1.0, k=3, stages="exp")
+    optimizer = KAdam([param], lr=1.0, weight_decay=0.0, k=3, stages="exp")
     theta, averages = param.clone(), _zeros(param, 3)
     for n in range(1, 10):
         give_grads([param])
@@ -74,7 +74,7 @@ def test_underflowing_eps_gives_zero_update_in_float16():
     """1e-8 is 0 in float16, where torch's Adam divides 0 by 0."""
     param = torch.ones(3, dtype=torch.float16, requires_grad=True)
     param.grad = torch.tensor([0.0, 1.0, -2.0], dtype=torch.float16)
-    KAdam([param], lr=0.5, k=1).step()
+    KAdam([param], lr=0.5, weight_decay=0.0, k=1).step()
     assert param.tolist() == [1.0, 0.5, 1.5]
 
 

@@ -1,10 +1,13 @@
 """Test KAdam's interface: construction, groups, schedulers, state dicts, copies, hooks."""
 
+import ast
 import copy
 import doctest
 import inspect
 import math
 import pickle
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -76,6 +79,7 @@ def _quadratic(path, k=2, contiguous=True, **options):
             ValueError,
             r"betas\[0\] as a Tensor is not supported for capturable=False and foreach=True",
         ),
+        ({"amsgrad": True}, ValueError, "amsgrad=True is not supported: k-Adam's stages divide by the root"),
         ({"k": 0}, ValueError, "Invalid k: 0 is less than 1"),
         ({"k": 1.5}, TypeError, "Invalid k: 1.5 is not an integer"),
         ({"k": 3, "stages": [(0.9, 0.999)] * 2}, ValueError, "Invalid stages: got 2 pairs for k=3"),
@@ -83,7 +87,7 @@ def _quadratic(path, k=2, contiguous=True, **options):
         ({"fused": True, "foreach": True}, RuntimeError, "`fused` and `foreach` cannot be `True` together"),
         ({"fused": True, "differentiable": True}, RuntimeError, "`fused` does not support `differentiable`"),
         ({"state_dtype": torch.int64}, ValueError, "Invalid state_dtype: torch.int64 is not a floating point"),
-        ({"state_dtype": "float64"}, ValueError, "Invalid state_dtype: 'float64' is not a floating point"),
+        ({"state_dtype": "float99"}, ValueError, "Invalid state_dtype: 'float99' is not a floating point"),
         (
             {"state_dtype": torch.bfloat16},
             ValueError,
@@ -155,17 +159,97 @@ def test_only_the_last_stage_warns():
         KAdam([torch.zeros(1)], k=1, betas=(0.125, 0.125 / 1.875))  # on the boundary: grows like a square root
 
 
+def test_importing_kadam_loads_neither_a_compiler_nor_the_experiments():
+    """`import torch` dominates what the import costs."""
+    program = (
+        "import sys, torch; before = set(sys.modules); from ctadam import KAdam; "
+        "print(sorted({name.split('.')[0] if name.split('.')[0] != 'torch' else name for name in set(sys.modules) - before}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    names = set(ast.literal_eval(loaded.splitlines()[-1]))
+    assert "ctadam" in names
+    assert not [name for name in names if name.startswith(("torch._dynamo", "torch._inductor", "torch.distributed"))]
+    assert not names & {"scipy", "pandas", "matplotlib", "pydantic", "sympy"}
+
+
 def test_examples_in_the_docstrings():
-    assert doctest.testmod(module) == (0, 4)
+    assert doctest.testmod(module) == (0, 7)
 
 
 def test_signature_is_the_documented_one():
     signature = inspect.signature(KAdam)
     untyped = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
     assert str(inspect.Signature(untyped)) == (
-        "(params, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, *, k=2, stages='inverse-exp', "
+        "(params, lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False, *, k=2, stages='inverse-exp', "
         "maximize=False, foreach=None, capturable=False, differentiable=False, fused=None, state_dtype=None)"
     )
+
+
+def test_betas_that_become_unstable_warn_once():
+    """By assignment, by a scheduler, and by a checkpoint, at the caller's line."""
+
+    def stable():
+        param = torch.zeros(1)
+        param.grad = torch.ones(1)
+        return KAdam([param], k=1, betas=(0.9, 0.95))
+
+    optimizer = stable()
+    optimizer.step()
+    optimizer.param_groups[0]["betas"] = (0.995, 0.95)
+    with pytest.warns(StabilityWarning) as caught:
+        for _ in range(3):
+            optimizer.step()
+        optimizer.param_groups[0]["betas"] = (0.995, 0.94)
+        optimizer.step()
+    assert len(caught) == 1 and caught[0].filename == __file__
+    for part in ("C = -0.04258", "growth rate 0.02129", "beta2 for this beta1 is 0.99005"):
+        assert part in str(caught[0].message)
+
+    optimizer = stable()
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.1, total_steps=10, base_momentum=0.9, max_momentum=0.99
+    )
+    with pytest.warns(StabilityWarning) as caught:
+        for _ in range(10):
+            optimizer.step()
+            scheduler.step()
+    assert len(caught) == 1
+
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["betas"] = (0.995, 0.95)
+    optimizer = stable()
+    with pytest.warns(StabilityWarning) as caught:
+        optimizer.load_state_dict(saved)
+        optimizer.step()
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+    optimizer = copy.deepcopy(stable())  # a copy of a stable one still watches
+    optimizer.param_groups[0]["betas"] = (torch.tensor(0.995), torch.tensor(0.95))
+    with pytest.warns(StabilityWarning, match="C = -0.0425"):
+        optimizer.step()
+
+
+@all_paths
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
+def test_tensor_betas_work_with_schedulers_that_cycle_the_momentum(path, k, name):
+    """The scheduler writes a float for beta1 beside a tensor for beta2."""
+    left = all_kinds(torch.float64)
+    right = clones(left)
+    options = {"lr": 0.01, "k": k, **PATHS[path]}
+    betas = tuple(torch.tensor(beta, dtype=torch.float64) for beta in (0.9, 0.999))
+    floats = KAdam(left, **options)
+    tensors = KAdam(right, **{**options, "foreach": None})
+    for group in tensors.param_groups:
+        group.update(betas=betas, foreach=options.get("foreach"))
+    schedulers = [scheduler for optimizer in (floats, tensors) for scheduler in SCHEDULERS[name](optimizer)]
+    assert isinstance(tensors.param_groups[0]["betas"][1], torch.Tensor)
+    for _ in range(4):
+        give_grads(left, right)
+        floats.step(), tensors.step()
+        assert_same(floats, tensors, rtol=1e-11, atol=1e-12)
+        for scheduler in schedulers:
+            scheduler.step()
 
 
 # --- Steps ------------------------------------------------------------------------------------------------------------
@@ -273,8 +357,9 @@ def test_differentiable(k, options):
         optimizer = KAdam([param], lr=0.3, k=k, differentiable=True, **options)
         state = {"step": torch.tensor(3.0, dtype=torch.float64)}
         for i in range(k):
-            state[f"exp_avg_{i + 1}"] = averages[2 * i].clone()
-            state[f"exp_avg_sq_{i + 1}"] = averages[2 * i + 1].square() + 0.1
+            number = "" if k == 1 else f"_{i + 1}"
+            state["exp_avg" + number] = averages[2 * i].clone()
+            state["exp_avg_sq" + number] = averages[2 * i + 1].square() + 0.1
         optimizer.state[param].update(state)
         for grad in (first, second):
             param.grad = grad
@@ -397,7 +482,7 @@ def test_parameters_without_gradients_are_unchanged(path):
 def test_zero_gradients_change_nothing(path, eps, k):
     params = all_kinds()
     before = clones(params)
-    optimizer = KAdam(params, k=k, eps=eps, **PATHS[path])
+    optimizer = KAdam(params, k=k, eps=eps, weight_decay=0.0, **PATHS[path])
     for _ in range(3):
         for param in params:
             param.grad = torch.zeros_like(param)
@@ -438,6 +523,8 @@ def _trained(path, **options):
 def test_state_keys(path, k):
     optimizer = _trained(path, k=k)
     keys = {"step"} | {f"{name}_{i}" for name in ("exp_avg", "exp_avg_sq") for i in range(1, k + 1)}
+    if k == 1:
+        keys = {"step", "exp_avg", "exp_avg_sq"}  # AdamW's
     for param in optimizer.param_groups[0]["params"]:
         state = optimizer.state[param]
         assert set(state) == keys

@@ -1,4 +1,4 @@
-"""Test docs/kadam.md: its examples run, its numbers are the measured ones, and its conformance table names existing tests."""
+"""Test the pages on KAdam: examples run, numbers are the measured ones, and the conformance table names existing tests."""
 
 import ast
 import hashlib
@@ -13,7 +13,8 @@ import pytest
 from ctadam import stage_betas
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "kadam.md").read_text()
+EXAMPLES = (ROOT / "docs" / "kadam.md").read_text()
+PAGE = (ROOT / "docs" / "kadam_reference.md").read_text()
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     with warnings.catch_warnings():
-        for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        for block in re.findall(r"```python\n(.*?)```", EXAMPLES + PAGE, re.DOTALL):
             exec(block, names)
     assert names["losses"][-1] < names["losses"][0] / 2
     assert (tmp_path / "optimizer.pt").exists()
@@ -81,7 +82,7 @@ def test_the_conformance_table_names_tests_that_exist():
 
 
 def test_the_table_of_stages_shows_what_stage_betas_gives():
-    shown = {row[0].split('"')[1]: row[3] for row in _rows("Choosing the stages") if '"' in row[0]}
+    shown = {row[0].split('"')[1]: row[3] for row in _rows("Stages") if '"' in row[0]}
     assert set(shown) == {"inverse-exp", "uniform", "exp", "naive"}
     for name, pair in shown.items():
         assert pair == "({:.3g}, {:.3g})".format(*stage_betas(name, 2)[0])

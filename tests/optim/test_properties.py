@@ -23,7 +23,7 @@ seeds = st.integers(0, 10**6)
 def _trajectory(gradients, stages, path="plain", **options):
     """Return float64 parameters after each step, starting from zero, for gradients of shape (steps, ...)."""
     param = torch.zeros(gradients.shape[1:], dtype=torch.float64)
-    optimizer = KAdam([param], lr=0.1, k=len(stages), stages=stages, **PATHS[path], **options)
+    optimizer = KAdam([param], lr=0.1, weight_decay=0.0, k=len(stages), stages=stages, **PATHS[path], **options)
     values = []
     for grad in gradients:
         param.grad = grad.clone()
@@ -69,7 +69,7 @@ def test_stages_compose(seed, stages, path, eps):
     for stage in stages:
         updates = []
         param = torch.zeros(5, dtype=torch.float64)
-        optimizer = KAdam([param], lr=0.1, k=1, stages=[stage], eps=eps, **PATHS[path])
+        optimizer = KAdam([param], lr=0.1, weight_decay=0.0, k=1, stages=[stage], eps=eps, **PATHS[path])
         optimizer.register_update_hook(lambda _, update, updates=updates: updates.append(update.clone()))
         for grad in gradients:
             param.grad = grad.clone()

@@ -35,7 +35,7 @@ def check_errors(info, k):
 
 
 def check_inputs_and_schedulers(info, k, path):
-    inputs = [given for given in info.optim_inputs_func("cpu") if "amsgrad" not in given.kwargs]
+    inputs = [given for given in info.optim_inputs_func("cpu") if not given.kwargs.get("amsgrad")]
     assert len(inputs) >= 4 and info.scheduler_inputs
     for given, constructors in itertools.product(inputs, (*info.scheduler_inputs, [])):
         torch.manual_seed(0)

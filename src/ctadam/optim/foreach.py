@@ -7,22 +7,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
 
 from ctadam.optim.arithmetic import bias_corrections
-from ctadam.optim.plain import StepOptions, StepTensors, as_real, from_real
+from ctadam.optim.plain import StepOptions, StepTensors, all_plain, as_real, from_real, plain_step
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 def foreach_step(tensors: StepTensors, options: StepOptions) -> None:
     """Perform one step on `tensors`, in place; betas must be floats."""
-    # Group by the parameters only: the averages may have another dtype.
-    lists: Any = [tensors.params]
-    grouped: Any = Optimizer._group_tensors_by_device_and_dtype(lists, with_indices=True)
-    for _, indices in grouped.values():
-        # Under torch.compile there are no indices, but one group with all parameters.
-        _step_alike(tensors if indices is None else tensors.at(indices), options)
+    params, first = tensors.params, tensors.exp_avgs[0]
+    groups: dict[Any, list[int]] = {}
+    # A parameter that comes twice is updated twice, one after the other.
+    twice = len({id(param) for param in params}) < len(params)
+    if twice or not (all_plain(params) and all_plain(tensors.grads) and all_plain(first)):
+        plain_step(tensors, options)
+        return
+    for index, (param, exp_avg) in enumerate(zip(params, first, strict=True)):
+        groups.setdefault((param.device, param.dtype, exp_avg.dtype), []).append(index)
+    for indices in groups.values():
+        _step_alike(tensors if len(groups) == 1 else tensors.at(indices), options)
 
 
 def _reals(tensors: list[Tensor]) -> list[Tensor]:
@@ -39,13 +43,14 @@ def _step_alike(tensors: StepTensors, options: StepOptions) -> None:
     exp_avg_sqs = [_reals(v) for v in exp_avg_sqs]
     dtype = exp_avgs[0][0].dtype
     inputs: Tensors = [grad.to(dtype) for grad in _reals(grads)]
-    targets = reals if reals[0].dtype == dtype else [real.to(dtype) for real in reals]
+    wide = torch.promote_types(reals[0].dtype, dtype)
+    targets = reals if reals[0].dtype == dtype else [real.to(wide) for real in reals]
     if options.maximize:
         inputs = torch._foreach_neg(inputs)
 
     if steps[0].is_cpu and not torch.compiler.is_compiling():
         # A tensor is made once; a number would be wrapped again for every step count.
-        torch._foreach_add_(steps, torch.tensor(1.0), alpha=1.0)
+        torch._foreach_add_(steps, torch.tensor(1.0, device="cpu"), alpha=1.0)
     else:
         torch._foreach_add_(steps, 1)
     tensor_steps = options.tensor_steps or torch.compiler.is_compiling()

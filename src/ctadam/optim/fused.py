@@ -5,6 +5,9 @@ updated in its own memory. A small parameter would cost more to launch than to c
 their averages are views of common buffers, and their values and gradients are copied in and out.
 
 Betas, learning rate, weight decay and step count are passed as one small tensor, so changing them recompiles nothing.
+
+With k = 1 torch's own fused kernel is called wherever it computes the same step. Sharded parameters are updated on their
+local shards. Whatever is no ordinary tensor, and tied parameters, take the plain path.
 """
 
 import operator
@@ -12,13 +15,23 @@ import types
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from ctadam.optim.arithmetic import Scalar, average_, bias_corrections
-from ctadam.optim.plain import StepOptions, StepTensors, as_real, from_real, plain_step
+from ctadam.optim.plain import (
+    StepOptions,
+    StepTensors,
+    as_real,
+    from_real,
+    local,
+    plain_step,
+    state_keys,
+)
 
 #: Parameters with at most this many elements are packed.
 PACKED_NUMEL = 16384
@@ -46,7 +59,8 @@ def _kernel(
         update = exp_avg / denom
         if guarded:
             update = torch.where(denom == 0, 0.0, update)
-    param.copy_(param.to(dtype) * kept - update * step_size)
+    # A parameter that was cast to a wider dtype than its state keeps its digits.
+    param.copy_(param.to(torch.promote_types(param.dtype, dtype)) * kept - update * step_size)
 
 
 def _numbers(step: Scalar, options: StepOptions, *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -68,7 +82,7 @@ def _numbers(step: Scalar, options: StepOptions, *, dtype: torch.dtype, device: 
                 for number in numbers
             ]
         )
-    tensor = torch.tensor(numbers, dtype=dtype)
+    tensor = torch.tensor(numbers, dtype=dtype, device="cpu")
     if device.type == "cuda":
         tensor = tensor.pin_memory()  # otherwise the copy synchronizes
     return tensor.to(device, non_blocking=True)
@@ -132,8 +146,8 @@ def fused_step(plan: "Plan", grads: list[Tensor], options: StepOptions) -> str |
     plain_indices = list(plan.others)
     launches = []
     for unit in plan.units:
-        flat_param, flat_grad = unit.load(params, grads)
-        dtype, device = unit.averages[0].dtype, flat_param.device
+        flat_param, flat_grad, averages = unit.load(params, grads)
+        dtype, device = averages[0].dtype, flat_param.device
         dtypes = flat_param.dtype, flat_grad.dtype, dtype
         guarded = options.eps < torch.finfo(dtype).tiny
         kernel, failure = compiled_kernel(len(options.stages), dtypes, device, options.maximize, guarded)
@@ -141,82 +155,202 @@ def fused_step(plan: "Plan", grads: list[Tensor], options: StepOptions) -> str |
             error = failure
             plain_indices += unit.indices
             continue
-        unit.step.add_(1)
-        count = unit.step.double() if options.tensor_steps else unit.count()
+        step = unit.step
+        step.add_(1)
+        count = step.double() if options.tensor_steps else step.view(-1)[0].item()
         numbers = known.get((count, dtype, device))
         if numbers is None:
             numbers = _numbers(count, options, dtype=_real_dtype(dtype), device=device)
             if not options.tensor_steps:
                 known[count, dtype, device] = numbers
-        launches.append((unit, kernel, flat_param, flat_grad, numbers))
+        launches.append((unit, kernel, flat_param, flat_grad, averages, numbers))
     # Launch everything at the end: a large kernel evicts the caches, and Python code between two kernels waits for memory.
-    for unit, kernel, flat_param, flat_grad, numbers in launches:
-        kernel(flat_param, flat_grad, unit.averages, numbers)
+    for unit, kernel, flat_param, flat_grad, averages, numbers in launches:
+        kernel(flat_param, flat_grad, averages, numbers)
         unit.store(params)
+    if plan.torchs:
+        _torchs_step(plan.tensors._replace(grads=grads).at(plan.torchs), options)
     if plain_indices:
         plain_step(plan.tensors._replace(grads=grads).at(plain_indices), options)
     return error
 
 
+def _torchs_step(tensors: StepTensors, options: StepOptions) -> None:
+    """Perform one step of k = 1 with the kernel of ``torch.optim.AdamW(fused=True)``."""
+    params, grads, [exp_avgs], [exp_avg_sqs], steps = tensors
+    [(beta1, beta2)] = options.stages
+    number: Any = options.lr  # a float or a tensor
+    if isinstance(number, Tensor) and not number.is_cpu:
+        number = number.to(params[0].device)
+    # The CPU kernel walks memory in order and takes equal strides for granted.
+    grads = [
+        grad if grad.stride() == param.stride() else torch.empty_like(param).copy_(grad)
+        for param, grad in zip(params, grads, strict=True)
+    ]
+    torch._foreach_add_(steps, 1)
+    kernel: Any = torch._fused_adamw_
+    together: Any = [params, grads, exp_avgs, exp_avg_sqs, steps]
+    for alike, _ in Optimizer._group_tensors_by_device_and_dtype(together).values():
+        *lists, alike_steps = cast(list[Any], alike)
+        kernel(
+            *lists, [], alike_steps,
+            amsgrad=False, lr=number, beta1=float(beta1), beta2=float(beta2), weight_decay=options.weight_decay,
+            eps=options.eps, maximize=options.maximize,
+        )  # fmt: skip
+
+
 class Plan:
-    """Division of a group's parameters into packed and separate ones, valid while the same tensors come back.
+    """Division of a group's parameters among kernels, valid while the same tensors with the same memory come back.
+
+    A plan keeps addresses of parameters and averages, never their memory: moving a tensor elsewhere frees it at once.
 
     Args:
         group: parameter group of the optimizer.
         state: state of the optimizer.
-        tensors: tensors of the parameters that have a gradient.
+        tensors: tensors of the parameters that have a gradient; of a sharded parameter, the local shards. All are
+            ordinary tensors.
     """
 
     def __init__(self, group: dict[str, Any], state: dict[Any, Any], tensors: StepTensors) -> None:
         self.tensors = tensors._replace(grads=[])  # a plan does not keep gradients alive
         self._group = list(group["params"])
         self._with_grad = [param.grad is not None for param in self._group]
+        self._whole = [param for param in self._group if param.grad is not None]
+        self._sharded = any(map(operator.is_not, self._whole, tensors.params))
         self._state = list(state.values())
-        self._mine = [state[param] for param in tensors.params]
-        numbers = range(1, group["k"] + 1)
-        self._entries = operator.itemgetter("step", *(f"{n}_{i}" for i in numbers for n in ("exp_avg", "exp_avg_sq")))
-        self._state_tensors = list(chain.from_iterable(map(self._entries, self._mine)))
-        self._k = group["k"]
+        self._mine = [state[param] for param in self._whole]
+        self._entries = operator.itemgetter("step", *state_keys(group["k"]))
+        self._options = _deciding(group)
 
         self.units: list[_Alone | _Pack] = []
-        self.others: list[int] = []  # neither packed nor dense in memory: left to the plain path
+        self.torchs: list[int] = []  # parameters that take torch's own kernel
+        self.others: list[int] = []  # parameters that take the plain path
         packs: dict[Any, list[Any]] = {}
-        for index, (param, grad, entry) in enumerate(zip(tensors.params, tensors.grads, self._mine, strict=True)):
-            step, *averages = self._entries(entry)
-            if param.numel() <= PACKED_NUMEL and not group["capturable"]:
+        shared = _overlapping(tensors.params)
+        entries = list(zip(*tensors.exp_avgs, *tensors.exp_avg_sqs, strict=True))
+        for index, (param, grad, step) in enumerate(zip(tensors.params, tensors.grads, tensors.steps, strict=True)):
+            averages = [entries[index][part * group["k"] + i] for i in range(group["k"]) for part in (0, 1)]
+            order = _memory_order(as_real(param)) if _plain_alike(param, grad, *averages) else None
+            if index in shared or order is None:
+                self.others.append(index)
+            elif _suits_torch(group, param, grad, step, *averages):
+                self.torchs.append(index)
+            elif param.numel() <= PACKED_NUMEL and not group["capturable"]:
                 # A pack has one step count because all its parameters share the bias corrections.
-                key = param.device, param.dtype, grad.dtype, averages[0].dtype, step.dtype, step.item()
+                key = param.device, param.dtype, grad.dtype, averages[0].dtype, step.dtype, step.device, step.item()
                 packs.setdefault(key, []).append((index, param, grad, step, averages))
-            elif as_real(param).numel() < 2 or (order := _memory_order(as_real(param))) is None:
+            elif as_real(param).numel() < 2:  # lengths 0 and 1 would recompile
                 self.others.append(index)
             else:
-                self.units.append(_Alone(index, param, step, averages, order))
-        self.units += [_Pack(members) for members in packs.values()]
+                self.units.append(_Alone(index, step, averages, order))
+        self.packs = [_Pack(members) for members in packs.values()]
+        self.units += self.packs
+        self._state_tensors = self._find_state()
+        self._memory = _memory(tensors.params, self._state_tensors)
+
+    def _find_state(self) -> list[Tensor]:
+        found = chain.from_iterable(map(self._entries, self._mine))
+        return [local(tensor) for tensor in found] if self._sharded else list(found)
 
     def grads(self, group: dict[str, Any], state: dict[Any, Any]) -> list[Tensor] | None:
         """Return the gradients of the plan's parameters, or None if anything changed since the plan was made.
 
-        This replaces collecting parameters and state again, which for many small parameters costs as much as the step. All
-        comparisons are by identity, in C.
+        This replaces collecting parameters and state again, which for many small parameters costs as much as the step.
         """
-        grads = [param.grad for param in group["params"]]
+        every = [param.grad for param in group["params"]]
+        if not (
+            _same(group["params"], self._group)
+            and [grad is not None for grad in every] == self._with_grad
+            and _same(state.values(), self._state)
+            and _deciding(group) == self._options
+        ):
+            return None
         try:
-            fits = (
-                group["k"] == self._k
-                and _same(group["params"], self._group)
-                and [grad is not None for grad in grads] == self._with_grad
-                and _same(state.values(), self._state)
-                and all(map(operator.is_, chain.from_iterable(map(self._entries, self._mine)), self._state_tensors))
-                and all(unit.fits() for unit in self.units)
-            )
+            tensors = self._find_state()
         except KeyError:
             return None
-        grads = [grad for grad in grads if grad is not None]
-        return grads if fits and not any(grad.is_sparse for grad in grads) else None
+        params, grads = self._whole, [grad for grad in every if grad is not None]
+        if self._sharded:
+            grads = [local(grad, like=param) for param, grad in zip(params, grads, strict=True)]
+            params = [local(param) for param in params]
+        if (
+            _same(params, self.tensors.params)
+            and _same(tensors, self._state_tensors)
+            and _memory(params, tensors) == self._memory
+            and all(type(grad) is Tensor for grad in grads)
+            and not any(grad.is_sparse for grad in grads)
+            and all(pack.fits() for pack in self.packs)
+        ):
+            return grads
+        return None
 
 
 def _same(new: Collection[Any], old: Collection[Any]) -> bool:
     return len(new) == len(old) and all(map(operator.is_, new, old))
+
+
+def _memory(params: list[Tensor], state: list[Tensor]) -> list[Any]:
+    """Return what shows that a tensor was moved, cast or resized; strides are read anew in every step."""
+    return [
+        list(map(Tensor.data_ptr, state)),
+        list(map(Tensor.data_ptr, params)),
+        [param.dtype for param in params],
+        [param.shape for param in params],
+    ]
+
+
+def _deciding(group: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the options that decide which kernel a parameter takes."""
+    return group["k"], group["capturable"], group["eps"], _tensor_betas(group)
+
+
+def _tensor_betas(group: dict[str, Any]) -> bool:
+    betas = group["betas"] if isinstance(group["stages"], str) else chain(*group["stages"])
+    return any(isinstance(beta, Tensor) for beta in betas)
+
+
+def _plain_alike(param: Tensor, *others: Tensor) -> bool:
+    """Return whether all have memory on one device and one shape, with averages of one dtype."""
+    _, *averages = others
+    return (
+        param.device.type != "meta"
+        and all(t.layout is torch.strided and t.device == param.device and t.shape == param.shape for t in others)
+        and all(average.dtype == averages[0].dtype for average in averages)
+    )
+
+
+def _suits_torch(group: dict[str, Any], param: Tensor, grad: Tensor, step: Tensor, *averages: Tensor) -> bool:
+    """Return whether the kernel of ``torch.optim.AdamW(fused=True)`` computes the same step."""
+    return (
+        group["k"] == 1
+        and param.is_floating_point()
+        and param.device.type in _get_fused_kernels_supported_devices()
+        # Its arithmetic is float32 or wider. Below that precision it divides 0 by 0.
+        and group["eps"] >= torch.finfo(_real_dtype(param.dtype)).tiny
+        and grad.dtype == param.dtype
+        and (step.dtype, step.device) == (torch.float32, param.device)
+        and all(average.dtype == param.dtype and average.stride() == param.stride() for average in averages)
+        # It takes betas as numbers, and reading them would break graph capture.
+        and not (group["capturable"] and _tensor_betas(group))
+    )
+
+
+def _overlapping(params: list[Tensor]) -> set[int]:
+    """Return the indices of parameters that share memory: tied ones, which must be updated one after the other."""
+    spans = []
+    for index, param in enumerate(params):
+        if param.numel():
+            last = sum((size - 1) * stride for size, stride in zip(param.shape, param.stride(), strict=True))
+            spans.append((param.data_ptr(), param.data_ptr() + (last + 1) * param.element_size(), index))
+    spans.sort()
+    shared: set[int] = set()
+    end, owner = 0, -1
+    for start, stop, index in spans:
+        if start < end:
+            shared |= {owner, index}
+        if stop > end:
+            end, owner = stop, index
+    return shared
 
 
 def _memory_order(tensor: Tensor) -> list[int] | None:
@@ -228,58 +362,79 @@ def _memory_order(tensor: Tensor) -> list[int] | None:
 class _Alone:
     """A parameter that is updated in its own memory."""
 
-    def __init__(self, index: int, param: Tensor, step: Tensor, averages: list[Tensor], order: list[int]) -> None:
+    def __init__(self, index: int, step: Tensor, averages: list[Tensor], order: list[int]) -> None:
         self.indices = [index]
         self.step = step
-        self._order = None if order == sorted(order) else order
-        for average in averages:
-            if average.stride() != param.stride():  # a state dict may have another layout
+        self._averages = averages
+        self._order = order
+
+    def load(self, params: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return parameter, gradient and averages as 1-D tensors in the order of the parameter's memory."""
+        param, grad = params[self.indices[0]], grads[self.indices[0]]
+        strides = param.stride()
+        if grad.stride() != strides:
+            grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
+        for average in self._averages:
+            if average.stride() != strides:  # a state dict may have another layout
                 average.data = torch.empty_like(param, dtype=average.dtype).copy_(average)
-        self.averages = [self._flat(average) for average in averages]
+        return self._flat(param), self._flat(grad), [self._flat(average) for average in self._averages]
 
     def _flat(self, tensor: Tensor) -> Tensor:
         tensor = as_real(tensor)
-        return (tensor if self._order is None else tensor.permute(self._order)).view(-1)
-
-    def fits(self) -> bool:
-        return True
-
-    def count(self) -> float:
-        return self.step.item()
-
-    def load(self, params: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, Tensor]:
-        param, grad = params[self.indices[0]], grads[self.indices[0]]
-        if grad.stride() != param.stride():
-            grad = torch.empty_like(param, dtype=grad.dtype).copy_(grad)
-        return self._flat(param), self._flat(grad)
+        return (tensor if tensor.is_contiguous() else tensor.permute(self._order)).view(-1)
 
     def store(self, params: list[Tensor]) -> None:
         pass
 
 
 class _Pack:
-    """Small parameters with the same dtypes, device and step count; their averages and steps become views of common buffers."""
+    """Small parameters with the same dtypes, device and step count.
+
+    Their averages and step counts become views of common buffers, so that one kernel updates them all. The views own the
+    buffers; a pack keeps addresses only.
+    """
 
     def __init__(self, members: list[tuple[int, Tensor, Tensor, Tensor, list[Tensor]]]) -> None:
         self.indices, params, grads, steps, averages = zip(*members, strict=True)
         self._param, self._params = _packed(params)
         self._grad, self._grads = _packed(grads)
-        self.step = _moved(steps)[: len(steps)]
-        self.averages = [_moved(tensors) for tensors in zip(*averages, strict=True)]
+        #: The tensors of each buffer: step counts, then each average.
+        self._views = [steps, *zip(*averages, strict=True)]
+        self._lengths = [_move_together(tensors) for tensors in self._views]
+
+    def _buffer(self, number: int) -> Tensor:
+        return as_real(self._views[number][0]).as_strided((self._lengths[number],), (1,), 0)
+
+    @property
+    def step(self) -> Tensor:
+        """Common buffer of the step counts; all are equal."""
+        return self._buffer(0)[: len(self.indices)]
 
     def fits(self) -> bool:
+        """Return whether the buffers are whole and the step counts equal, given that no tensor's address changed."""
+        for tensors, length in zip(self._views, self._lengths, strict=True):
+            # Memory of a freed buffer may have been given to a tensor of its own.
+            if tensors[0].untyped_storage().nbytes() != length * as_real(tensors[0]).element_size():
+                return False
         return bool((self.step == self.step[0]).all())
 
-    def count(self) -> float:
-        return self.step[0].item()
-
-    def load(self, params: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def load(self, params: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Copy values and gradients into buffers and return these with the buffers of the averages."""
         torch._foreach_copy_(self._params, [params[index] for index in self.indices])
         torch._foreach_copy_(self._grads, [grads[index] for index in self.indices])
-        return self._param, self._grad
+        return self._param, self._grad, [self._buffer(number) for number in range(1, len(self._views))]
 
     def store(self, params: list[Tensor]) -> None:
+        """Copy the new values out."""
         torch._foreach_copy_([params[index] for index in self.indices], self._params)
+
+    def unpack(self) -> None:
+        """Give every tensor of the state memory of its own again."""
+        for tensors in self._views:
+            storage = tensors[0].untyped_storage().data_ptr()
+            for tensor in tensors:
+                if tensor.untyped_storage().data_ptr() == storage:
+                    tensor.data = tensor.clone()
 
 
 def _packed(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -292,10 +447,10 @@ def _packed(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     return buffer, [from_real(part.view(real.shape), like=tensors[0]) for part, real in zip(parts, reals, strict=True)]
 
 
-def _moved(tensors: Sequence[Tensor]) -> Tensor:
-    """Move the memory of `tensors` into one buffer and return the buffer; the tensor objects stay the same."""
+def _move_together(tensors: Sequence[Tensor]) -> int:
+    """Move the memory of `tensors` into one buffer and return its length; the tensor objects stay the same."""
     buffer, views = _packed(tensors)
     torch._foreach_copy_(views, list(tensors))
     for tensor, view in zip(tensors, views, strict=True):
         tensor.data = view
-    return buffer
+    return buffer.numel()

@@ -3,10 +3,12 @@
 The update rule is in `ctadam.optim.arithmetic`. This module validates options, holds state and selects an implementation.
 """
 
+import copy
 import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,12 +23,31 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
-from ctadam.optim.arithmetic import Scalar
+from ctadam.optim.arithmetic import Scalar, bias_corrections, denominator, stage_update
 from ctadam.optim.foreach import foreach_step
 from ctadam.optim.fused import PACKED_NUMEL, Plan, fused_step
-from ctadam.optim.plain import StepOptions, StepTensors, UpdateHook, plain_step
+from ctadam.optim.plain import (
+    StepOptions,
+    StepTensors,
+    UpdateHook,
+    all_plain,
+    as_real,
+    from_real,
+    local,
+    plain_step,
+    state_keys,
+)
 from ctadam.optim.stages import check_betas, check_stages, resolve
 from ctadam.theory.stability import growth_rate, nearest_stable_beta2, stability_coefficient
+
+#: Keys of AdamW's groups and defaults that KAdam does not take over.
+_NOT_OURS = ("params", "decoupled_weight_decay")
+
+#: Why `amsgrad=True` is refused.
+AMSGRAD = (
+    "amsgrad=True is not supported: k-Adam's stages divide by the root of the average itself, and with the maximum of "
+    "past averages the bound of the last stage would be another one"
+)
 
 
 class StabilityWarning(UserWarning):
@@ -54,6 +75,7 @@ class KAdam(Optimizer):
         eps: term added to the root in every stage, ≥ 0. If it is 0 or underflows in the state's dtype, the update is 0
             wherever the root is 0.
         weight_decay: decoupled weight decay, as in AdamW, ≥ 0.
+        amsgrad: accepted as AdamW's argument, but must be False.
         k: number of stages. Each has two averages, so the state holds 2k values per parameter element.
         stages: strategy ``"naive"``, ``"exp"``, ``"inverse-exp"`` or ``"uniform"`` (see `ctadam.optim.stage_betas`), or a
             sequence of k pairs (beta1, beta2) that replaces `betas`.
@@ -62,12 +84,14 @@ class KAdam(Optimizer):
             small parameters, where they are faster and give the same bits.
         capturable: keep the step count on the parameters' device, for graph capture. Also works on the CPU.
         differentiable: let autograd run through the step.
-        fused: use one compiled kernel for the whole step. If compilation fails, warn and use the plain path. Results differ
-            from the plain path by rounding only.
-        state_dtype: dtype of the averages, such as ``torch.float64``; at least as precise as the parameters'. Gradients are
-            cast to it, the update is computed in it, and the new parameter is rounded once. None uses the parameters' dtype.
+        fused: use one kernel for the whole step: torch's own for k = 1, a compiled one beyond. If compilation fails, warn and
+            use the plain path. Results differ from the plain path by rounding only.
+        state_dtype: dtype of the averages, such as ``"float64"`` or ``torch.float64``; at least as precise as the
+            parameters'. Gradients are cast to it, the update is computed in it, and the new parameter is rounded once. None
+            uses the parameters' dtype.
 
-    The state of a parameter is ``step`` (0-dim) and, for i = 1 … k, ``exp_avg_{i}`` and ``exp_avg_sq_{i}`` of its shape.
+    The state of a parameter is ``step`` (0-dim) and averages of its shape: ``exp_avg`` and ``exp_avg_sq``, AdamW's names, for
+    k = 1, and ``exp_avg_{i}`` and ``exp_avg_sq_{i}`` for i = 1 … k beyond.
 
     Raises:
         ValueError: if an option is out of range or `state_dtype` is less precise than a parameter.
@@ -75,8 +99,9 @@ class KAdam(Optimizer):
         RuntimeError: if fused is combined with foreach or differentiable.
 
     Warns:
-        StabilityWarning: once, if the last stage's betas are outside the stable region C > 0 (section 3 of the paper). The
-            bound on the update holds for any input of the last stage, so the earlier stages do not matter.
+        StabilityWarning: once, at construction or when the betas change, if the last stage's betas are outside the stable
+            region C > 0 (section 3 of the paper). The bound on the update holds for any input of the last stage, so the
+            earlier stages do not matter.
 
     Example:
         >>> model = torch.nn.Linear(3, 1)
@@ -91,22 +116,24 @@ class KAdam(Optimizer):
         lr: Scalar = 1e-3,
         betas: tuple[Scalar, Scalar] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
         *,
         k: int = 2,
-        stages: str | Sequence[tuple[Scalar, Scalar]] = "inverse-exp",
+        stages: str | Sequence[Sequence[Scalar]] = "inverse-exp",
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | str | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
             "betas": betas,
             "eps": eps,
             "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
             "k": k,
             "stages": stages,
             "maximize": maximize,
@@ -120,13 +147,53 @@ class KAdam(Optimizer):
         self._warned_unstable = True  # warn below, where the caller's line is at a known stack depth
         super().__init__(params, self._checked(defaults))
         self._warned_unstable = False
-        for group in self.param_groups:
-            self._warn_if_unstable(group)
+        for number, group in enumerate(self.param_groups):
+            self._check_stability(number, group, stacklevel=3)
+
+    @classmethod
+    def from_adamw(cls, optimizer: Optimizer, k: int = 2, **options: Any) -> "KAdam":
+        """Return a KAdam that continues a run of ``torch.optim.AdamW`` on the same parameters.
+
+        Options and step counts are AdamW's. The first stage takes over AdamW's averages. Each later stage starts as if its
+        input had always been AdamW's last update u, and its mean square had been 1: such a stage returns u itself, so the
+        first updates have AdamW's size (derived in docs/kadam_reference.md). With k = 1 the run continues bit for bit.
+
+        Args:
+            optimizer: the AdamW to continue, or an Adam without weight decay. It is left unchanged, and no state is shared.
+            k: number of stages.
+            options: options of KAdam that replace AdamW's in every group, such as `stages` or `lr`.
+
+        Raises:
+            TypeError: if `optimizer` is neither AdamW nor Adam.
+            ValueError: if it uses AMSGrad or weight decay that is not decoupled.
+
+        Example:
+            >>> model = torch.nn.Linear(3, 1)
+            >>> optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+            >>> optimizer = KAdam.from_adamw(optimizer, k=2)
+        """
+        if not isinstance(optimizer, torch.optim.Adam):
+            raise TypeError(f"from_adamw continues torch.optim.AdamW, not {torch.typename(optimizer)}")
+        groups, betas = [], {}
+        for group in optimizer.param_groups:
+            _check_adamw(group)
+            betas.update(dict.fromkeys(group["params"], group["betas"]))
+            own = {name: copy.deepcopy(value) for name, value in group.items() if name not in _NOT_OURS}
+            groups.append({**own, "params": group["params"], "k": k, **options})
+        defaults = {name: copy.deepcopy(v) for name, v in optimizer.defaults.items() if name not in _NOT_OURS}
+        continued = cls(groups, **{**defaults, "k": k, **options})
+        for group in continued.param_groups:
+            for param in group["params"]:
+                if optimizer.state.get(param):
+                    continued.state[param] = _warm_start(optimizer.state[param], param, group, betas[param])
+        return continued
 
     def _init_unsaved(self) -> None:
         """Initialize what pickles and copies do not keep."""
         self._update_hooks: OrderedDict[int, UpdateHook] = OrderedDict()
         self._plans: dict[int, Plan] = {}
+        self._checked_betas: dict[int, tuple[Any, ...]] = {}
+        self._whole: dict[int, Tensor] = {}  # sharded parameter of a local shard, for update hooks
         self._warned_fused = False
 
     @staticmethod
@@ -143,6 +210,8 @@ class KAdam(Optimizer):
         for name, value in (("epsilon", options["eps"]), ("weight_decay", options["weight_decay"])):
             if not _is_finite_and_not_negative(value):
                 raise ValueError(f"Invalid {name} value: {value}")
+        if options["amsgrad"]:
+            raise ValueError(AMSGRAD)
         check_betas(betas)
         for index, beta in enumerate(betas):
             if isinstance(beta, Tensor) and options["foreach"] and not options["capturable"]:
@@ -152,13 +221,11 @@ class KAdam(Optimizer):
                 raise RuntimeError("`fused` does not support `differentiable`")
             if options["foreach"]:
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        state_dtype = options["state_dtype"]
-        if state_dtype is not None and not (isinstance(state_dtype, torch.dtype) and state_dtype.is_floating_point):
-            raise ValueError(f"Invalid state_dtype: {state_dtype!r} is not a floating point torch.dtype")
         return {
             **options,
             "betas": tuple(_to_scalar(beta) for beta in betas),
             "stages": check_stages(options["stages"], options["k"]),
+            "state_dtype": _dtype_name(options["state_dtype"]),
         }
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -175,13 +242,23 @@ class KAdam(Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
-        self._warn_if_unstable(group)
+        self._check_stability(len(self.param_groups) - 1, group, stacklevel=3)
 
-    def _warn_if_unstable(self, group: dict[str, Any]) -> None:
-        if self._warned_unstable:
+    def _check_stability(self, number: int, group: dict[str, Any], *, stacklevel: int) -> None:
+        """Warn once if the betas of a group's last stage are unstable and were not checked before.
+
+        Betas on an accelerator are not read, because that would synchronize.
+        """
+        if self._warned_unstable or torch.compiler.is_compiling():
             return
-        last = resolve(group["stages"], group["k"], group["betas"])[-1]
-        beta1, beta2 = (beta.item() if isinstance(beta, Tensor) else beta for beta in last)
+        betas = group["betas"] if isinstance(group["stages"], str) else group["stages"][-1]
+        if any(isinstance(beta, Tensor) and not beta.is_cpu for beta in betas):
+            return
+        known = group["stages"], group["k"], *(_number(beta) for beta in betas)
+        if known == self._checked_betas.get(number):
+            return
+        self._checked_betas[number] = known
+        beta1, beta2 = (_number(beta) for beta in _stages(group)[-1])
         coefficient = stability_coefficient(beta1=beta1, beta2=beta2)
         if coefficient > 0:
             return
@@ -197,55 +274,85 @@ class KAdam(Optimizer):
             f"is not positive, so updates have no bound and can grow by a factor exp({rate:.4g}) per step (growth rate "
             f"{rate:.4g}). {advice}",
             StabilityWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._unpack()
+        return {**super().__getstate__(), "_warned_unstable": self._warned_unstable}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_update_hooks" not in self.__dict__:
             self._init_unsaved()
-            self._warned_unstable = True  # the original already warned
+        self.__dict__.setdefault("_warned_unstable", True)  # older pickles do not say; the original already warned
+        for name, value in {"amsgrad": False, "state_dtype": None}.items():
+            self.defaults.setdefault(name, value)
         for group in self.param_groups:
-            # Older state dicts lack newer options.
-            for name in ("k", "stages", "maximize", "foreach", "capturable", "differentiable", "fused", "state_dtype"):
-                group.setdefault(name, self.defaults[name])
+            for name, value in self.defaults.items():  # older state lacks newer options
+                group.setdefault(name, value)
+            group["state_dtype"] = _dtype_name(group["state_dtype"])
             for param in group["params"]:
-                step = self.state[param].get("step") if param in self.state else None
-                if step is not None and not isinstance(step, Tensor):
-                    self.state[param]["step"] = _new_step(param, group, value=float(step))
+                if self.state.get(param):
+                    own = self.state[param] = _with_current_names(self.state[param])
+                    if not isinstance(own["step"], Tensor):
+                        own["step"] = _new_step(param, group, value=float(own["step"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimizer; see ``torch.optim.Optimizer.state_dict``.
+
+        Each tensor in it has memory of its own, so that saving one parameter's state saves nothing else.
+        """
+        self._unpack()
+        return super().state_dict()
+
+    def _unpack(self) -> None:
+        """Give the averages that the fused path has packed memory of their own; the next step packs them again."""
+        for plan in self._plans.values():
+            for pack in plan.packs:
+                pack.unpack()
+        self._plans.clear()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the optimizer state; averages keep the precision of `state_dtype`."""
-        loaded: dict[str, Any] = {}
+        """Load the optimizer state; it shares no memory with `state_dict`.
 
-        def remember(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-            loaded.update(state_dict)
+        With k = 1, a state dict of ``torch.optim.AdamW`` loads too. `from_adamw` continues an AdamW run with more stages.
 
-        def restore(optimizer: Optimizer) -> None:
-            # torch casts averages to the parameter's dtype: where that loses digits, take them from the source again.
-            # It also moves the step counts of fused groups to the parameters' device.
-            saved = [index for group in loaded["param_groups"] for index in group["params"]]
-            params = [(param, group) for group in optimizer.param_groups for param in group["params"]]
-            for index, (param, group) in zip(saved, params, strict=True):
-                if param not in optimizer.state:
-                    continue
-                state = optimizer.state[param]
-                dtype = _state_dtype(param, group["state_dtype"])
-                if dtype != param.dtype:
-                    for key, value in loaded["state"][index].items():
-                        if key != "step" and isinstance(value, Tensor):
-                            state[key] = value.to(dtype=dtype, device=param.device)
-                if not group["capturable"] and "step" in state:
-                    state["step"] = state["step"].to("cpu")
+        Raises:
+            ValueError: if the state belongs to another k, to another optimizer, or to AMSGrad.
+        """
+        states: dict[Any, Any] = {}
+        saved_indices: list[Any] = []
 
-        # Hooks run after the user's pre-hooks (last) and before the user's post-hooks (first).
-        last = self.register_load_state_dict_pre_hook(remember)
-        first = self.register_load_state_dict_post_hook(restore, prepend=True)
+        def take_state(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            # torch would cast averages to the parameters' dtype and share their memory with the source.
+            groups = [
+                _accepted(group, saved, state_dict["state"])
+                for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=False)
+            ]
+            groups += state_dict["param_groups"][len(groups) :]  # torch raises if the numbers differ
+            states.update(state_dict["state"])
+            saved_indices.extend(index for group in groups for index in group["params"])
+            rest = {index: state for index, state in states.items() if index not in set(saved_indices)}
+            return {**state_dict, "state": rest, "param_groups": groups}
+
+        def copy_state(optimizer: Optimizer) -> None:
+            params = [(param, group) for group in self.param_groups for param in group["params"]]
+            for index, (param, group) in zip(saved_indices, params, strict=True):
+                if saved := states.get(index):
+                    self.state[param] = _copied(_with_current_names(saved), param, group)
+
+        # The hooks run after the user's pre-hooks (last) and before the user's post-hooks (first).
+        last = self.register_load_state_dict_pre_hook(take_state)
+        first = self.register_load_state_dict_post_hook(copy_state, prepend=True)
         try:
             super().load_state_dict(state_dict)
         finally:
             last.remove()
             first.remove()
+        self._plans.clear()
+        for number, group in enumerate(self.param_groups):
+            self._check_stability(number, group, stacklevel=3)
 
     def register_update_hook(self, hook: UpdateHook) -> RemovableHandle:
         """Register ``hook(param, update)``, which every step calls for each parameter before applying its update.
@@ -267,42 +374,53 @@ class KAdam(Optimizer):
         return handle
 
     def _gather(self, group: dict[str, Any]) -> StepTensors:
-        """Return the tensors of the parameters that have a gradient; create missing state."""
+        """Return the tensors of the parameters that have a gradient; create missing state.
+
+        Of sharded parameters these are the local shards.
+        """
+        k, keys = group["k"], state_keys(group["k"])
         params, grads, steps = [], [], []
-        exp_avgs: list[list[Tensor]] = [[] for _ in range(group["k"])]
-        exp_avg_sqs: list[list[Tensor]] = [[] for _ in range(group["k"])]
+        averages: list[list[Tensor]] = [[] for _ in keys]
         for param in group["params"]:
-            if param.grad is None:
+            grad = param.grad
+            if grad is None:
                 continue
-            if param.grad.is_sparse:
+            if grad.is_sparse:
                 raise RuntimeError("KAdam does not support sparse gradients, please consider SparseAdam instead")
             state = self.state[param]
             if len(state) == 0:
                 state["step"] = _new_step(param, group)
                 dtype = _state_dtype(param, group["state_dtype"])
-                for i in range(1, group["k"] + 1):
-                    for key in (f"exp_avg_{i}", f"exp_avg_sq_{i}"):
-                        state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-            elif f"exp_avg_{group['k']}" not in state or f"exp_avg_{group['k'] + 1}" in state:
-                raise RuntimeError(f"the optimizer's state was not created with k={group['k']}: it has {sorted(state)}")
+                for key in keys:
+                    state[key] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+            elif keys[-1] not in state or f"exp_avg_{k + 1}" in state:
+                raise RuntimeError(f"the optimizer's state was not created with k={k}: it has {sorted(state)}")
             if group["differentiable"]:
                 if state["step"].requires_grad:
                     raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
                 # Autograd saves the averages that a step uses, so each step works on copies.
-                for key in state:
-                    if key != "step":
-                        state[key] = state[key].clone()
+                for key in keys:
+                    state[key] = state[key].clone()
             params.append(param)
-            grads.append(param.grad)
+            grads.append(grad)
             steps.append(state["step"])
-            for i in range(group["k"]):
-                exp_avgs[i].append(state[f"exp_avg_{i + 1}"])
-                exp_avg_sqs[i].append(state[f"exp_avg_sq_{i + 1}"])
-        return StepTensors(params, grads, exp_avgs, exp_avg_sqs, steps)
+            for key, tensors in zip(keys, averages, strict=True):
+                tensors.append(state[key])
+        if not all_plain(params) and not group["differentiable"]:
+            grads = [local(grad, like=param) for param, grad in zip(params, grads, strict=True)]
+            if self._update_hooks:
+                self._whole.update((id(local(param)), param) for param in params)
+            params, *averages = ([local(tensor) for tensor in tensors] for tensors in (params, *averages))
+        return StepTensors(params, grads, averages[::2], averages[1::2], steps)
 
     def _call_update_hooks(self, param: Tensor, update: Tensor) -> None:
+        whole: Any = self._whole.get(id(param), param)
+        if whole is not param:
+            update = type(whole).from_local(
+                update, whole.device_mesh, whole.placements, run_check=False, shape=whole.shape, stride=whole.stride()
+            )
         for hook in list(self._update_hooks.values()):
-            hook(param, update)
+            hook(whole, update)
 
     @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -323,8 +441,9 @@ class KAdam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for number, group in enumerate(self.param_groups):
+            self._check_stability(number, group, stacklevel=5)
             options = StepOptions(
-                stages=resolve(group["stages"], group["k"], group["betas"]),
+                stages=_stages(group),
                 lr=_to_scalar(group["lr"]),
                 eps=group["eps"],
                 weight_decay=group["weight_decay"],
@@ -337,11 +456,12 @@ class KAdam(Optimizer):
                 continue
             tensors = self._gather(group)
             if tensors.params:
-                run = foreach_step if self._takes_foreach(group, tensors.params) else plain_step
+                run = foreach_step if self._takes_foreach(group, tensors.params, options.stages) else plain_step
                 run(tensors, options)
+            self._whole.clear()
         return loss
 
-    @torch.compiler.disable  # a compiled step uses the kernel as it is
+    @torch._disable_dynamo  # a compiled step uses the kernel as it is; `torch.compiler.disable` would import Dynamo now
     def _fused(self, number: int, group: dict[str, Any], options: StepOptions) -> None:
         """Perform one step of a group on the fused path."""
         if self._update_hooks:
@@ -350,6 +470,10 @@ class KAdam(Optimizer):
         grads = None if plan is None else plan.grads(group, self.state)
         if plan is None or grads is None:
             tensors = self._gather(group)
+            if not all_plain(chain(tensors.params, tensors.grads, *tensors.exp_avgs, *tensors.exp_avg_sqs)):
+                self._plans.pop(number, None)
+                plain_step(tensors, options)
+                return
             self._plans[number] = plan = Plan(group, self.state, tensors)
             grads = tensors.grads
         error = fused_step(plan, grads, options)
@@ -359,7 +483,7 @@ class KAdam(Optimizer):
                 f"`fused=True` could not compile its kernel and uses the plain path instead: {error}", stacklevel=4
             )
 
-    def _takes_foreach(self, group: dict[str, Any], params: list[Tensor]) -> bool:
+    def _takes_foreach(self, group: dict[str, Any], params: list[Tensor], stages: Sequence[Any]) -> bool:
         """Return whether a group takes the multi-tensor path: as requested, or as torch's own optimizers would choose."""
         foreach = group["foreach"]
         tensor_lr = isinstance(group["lr"], Tensor) and not group["capturable"]
@@ -369,7 +493,11 @@ class KAdam(Optimizer):
         if foreach and tensor_lr:
             raise RuntimeError("lr as a Tensor is not supported for capturable=False and foreach=True")
         # The multi-tensor kernels take betas as numbers only, and autograd does not support them.
-        return foreach and not group["differentiable"] and not isinstance(_first_beta(group), Tensor)
+        return (
+            foreach
+            and not group["differentiable"]
+            and not any(isinstance(beta, Tensor) for pair in stages for beta in pair)
+        )
 
     def _check_graph_capture(self) -> None:
         # torch renamed this check between supported versions; the old name warns where the new one exists.
@@ -382,7 +510,7 @@ def _is_finite_and_not_negative(value: Any) -> bool:
     return bool(value >= 0.0) and math.isfinite(value)  # NaN fails the first
 
 
-def _many_small(params: list[Tensor], state_dtype: torch.dtype | None) -> bool:
+def _many_small(params: list[Tensor], state_dtype: str | None) -> bool:
     """Return whether Python's overhead per parameter dominates: many small parameters on the CPU.
 
     There the multi-tensor path is faster, its copies are small, and its bits are the plain path's.
@@ -390,28 +518,148 @@ def _many_small(params: list[Tensor], state_dtype: torch.dtype | None) -> bool:
     return (
         len(params) >= 8
         and all(param.is_cpu and param.dtype in (torch.float32, torch.float64) for param in params)
-        and state_dtype in (None, params[0].dtype)
+        and (state_dtype is None or getattr(torch, state_dtype) == params[0].dtype)
         and sum(map(Tensor.numel, params)) <= PACKED_NUMEL * len(params)
     )
 
 
-def _first_beta(group: dict[str, Any]) -> Scalar:
-    """Return beta1 of the first pair; its type is that of all betas, because a pair is both floats or both tensors."""
-    return (group["betas"] if isinstance(group["stages"], str) else group["stages"][0])[0]
+def _number(value: Scalar) -> float:
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def _stages(group: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Return the k pairs of betas of a group, each of floats or of tensors."""
+    betas = group["betas"]
+    tensors = [beta for beta in betas if isinstance(beta, Tensor)]
+    if len(tensors) == 1:  # a scheduler that cycles the momentum has written a float beside a tensor
+        betas = [torch.as_tensor(beta, dtype=torch.float64, device=tensors[0].device) for beta in betas]
+    return resolve(group["stages"], group["k"], betas)
+
+
+def _step_on_device(param: Tensor, group: dict[str, Any]) -> bool:
+    """Return whether step counts lie with the parameters: graph capture and torch's fused kernel need them there.
+
+    Elsewhere they lie on the CPU, because reading them there needs no synchronization.
+    """
+    return bool(group["capturable"] or (group["fused"] and group["k"] == 1 and not param.is_meta))
 
 
 def _new_step(param: Tensor, group: dict[str, Any], value: float = 0.0) -> Tensor:
-    # On the CPU unless capturable, because reading it there needs no synchronization.
-    if group["capturable"]:
+    if _step_on_device(param, group):
         return torch.tensor(value, dtype=torch.float32, device=param.device)
     return torch.tensor(value, dtype=_get_scalar_dtype(), device="cpu")
 
 
-def _state_dtype(param: Tensor, state_dtype: torch.dtype | None) -> torch.dtype:
+def _dtype_name(dtype: torch.dtype | str | None) -> str | None:
+    """Return the name of a floating point dtype, such as ``"float64"``: options are JSON values."""
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+    found = getattr(torch, name, None) if isinstance(name, str) else None
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"Invalid state_dtype: {dtype!r} is not a floating point dtype")
+    return name
+
+
+def _state_dtype(param: Tensor, state_dtype: str | None) -> torch.dtype:
     """Return the dtype of the averages of `param`: complex if it is complex, and at least as precise."""
     if state_dtype is None:
         return param.dtype
-    dtype = state_dtype.to_complex() if param.is_complex() else state_dtype
+    real: torch.dtype = getattr(torch, state_dtype)
+    dtype = real.to_complex() if param.is_complex() else real
     if torch.promote_types(param.dtype, dtype) != dtype:
-        raise ValueError(f"Invalid state_dtype: {state_dtype} is less precise than a parameter of {param.dtype}")
+        raise ValueError(f"Invalid state_dtype: {real} is less precise than a parameter of {param.dtype}")
     return dtype
+
+
+def _with_current_names(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a parameter's state with the names of k = 1 as AdamW has them; older KAdam numbered them."""
+    if "exp_avg_2" in state:
+        return state
+    return {key.removesuffix("_1"): value for key, value in state.items()}
+
+
+def _copied(state: dict[str, Any], param: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of a loaded state with the dtypes and devices that `param` needs."""
+    dtype = _state_dtype(param, group["state_dtype"])
+    copied: dict[str, Any] = {}
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            copied[key] = _new_step(param, group, value=float(value)) if key == "step" else copy.deepcopy(value)
+        elif key != "step":
+            copied[key] = value.detach().to(dtype=dtype, device=param.device, copy=True)
+        elif _step_on_device(param, group):
+            copied[key] = value.detach().to(dtype=torch.float32, device=param.device, copy=True)
+        else:
+            copied[key] = value.detach().to(device="cpu", copy=True)
+    return copied
+
+
+@torch.no_grad()
+def _warm_start(state: dict[str, Any], param: Tensor, group: dict[str, Any], betas: Sequence[Scalar]) -> dict[str, Any]:
+    """Return the state from which a group of KAdam continues AdamW's; see docs/kadam_reference.md.
+
+    Args:
+        state: AdamW's state of the parameter.
+        param: the parameter.
+        group: its group in KAdam.
+        betas: the betas that AdamW used.
+    """
+    copied = _copied(state, param, group)
+    exp_avg, exp_avg_sq = as_real(copied.pop("exp_avg")), as_real(copied.pop("exp_avg_sq"))
+    step = float(copied["step"])
+    before1, before2 = bias_corrections(step, beta1=float(betas[0]), beta2=float(betas[1]))
+    averages: list[Tensor] = []
+    for beta1, beta2 in _stages(group):
+        after1, after2 = bias_corrections(step, beta1=float(beta1), beta2=float(beta2))
+        if not averages:
+            # The corrected averages stay the same when they are divided by the first stage's own corrections.
+            averages = [exp_avg * (after1 / before1), exp_avg_sq * (after2 / before2) ** 2]
+            update = stage_update(averages[0], denominator(averages[1], after2, eps=group["eps"]), after1)
+        else:
+            averages += [update * after1, torch.full_like(update, float(after2) ** 2)]
+    for key, average in zip(state_keys(group["k"]), averages, strict=True):
+        copied[key] = from_real(average, like=param)
+    return copied
+
+
+def _accepted(group: dict[str, Any], saved: dict[str, Any], states: dict[Any, Any]) -> dict[str, Any]:
+    """Return a saved parameter group with the options that it lacks; raise if `group` cannot continue its state.
+
+    Args:
+        group: parameter group of the optimizer.
+        saved: the group in the state dict, of KAdam or of torch's AdamW.
+        states: states in the state dict.
+    """
+    k = group["k"]
+    if saved.get("amsgrad"):
+        raise ValueError(AMSGRAD)
+    keys = {key for index in saved["params"] for key in states.get(index) or ()} - {"step"}
+    saved_k = len(keys) // 2 or saved.get("k")
+    ours = not keys or keys == {*state_keys(len(keys) // 2)} or keys == {"exp_avg_1", "exp_avg_sq_1"}
+    # RAdam's state has the same names, but no `amsgrad` is among its options.
+    radam = keys == {"exp_avg", "exp_avg_sq"} and not {"amsgrad", "k"} & set(saved)
+    if not ours or radam or not {"betas", "eps"} <= set(saved):
+        raise ValueError(
+            f"the state dict is another optimizer's: its state has {sorted(keys)} and its options are "
+            f"{sorted(set(saved) - {'params'})}, while KAdam with k={k} has {list(state_keys(k))}"
+        )
+    if saved_k not in (None, k):
+        origin = "torch's AdamW (k=1)" if saved_k == 1 and "k" not in saved else f"KAdam with k={saved_k}"
+        raise ValueError(
+            f"the state dict is of {origin}, but this optimizer is KAdam with k={k}; KAdam.from_adamw continues an AdamW run"
+        )
+    _check_adamw(saved)
+    options = {name: value for name, value in group.items() if name not in ("params", "param_names")}
+    return {**options, **{name: value for name, value in saved.items() if name != "decoupled_weight_decay"}}
+
+
+def _check_adamw(group: dict[str, Any]) -> None:
+    """Raise if a group of torch's Adam or AdamW has an option that KAdam lacks."""
+    if group.get("amsgrad"):
+        raise ValueError(AMSGRAD)
+    if not group.get("decoupled_weight_decay", True) and group["weight_decay"] != 0:
+        raise ValueError(
+            "KAdam's weight decay is decoupled, as AdamW's; it cannot continue torch.optim.Adam with "
+            f"weight_decay={group['weight_decay']}, which adds it to the gradients"
+        )

@@ -1,10 +1,11 @@
 """Reference implementation of a step: one parameter after another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim.optimizer import _get_value
 
 from ctadam.optim.arithmetic import Scalar, kadam_update_, stage_, stage_update
@@ -72,6 +73,36 @@ def from_real(real: Tensor, *, like: Tensor) -> Tensor:
     return torch.view_as_complex(real) if like.is_complex() else real
 
 
+#: Types whose memory a kernel may address; subclasses can store their values in any way.
+_PLAIN = (Tensor, Parameter)
+
+
+def all_plain(tensors: Iterable[Tensor]) -> bool:
+    """Return whether all are ordinary tensors, not of a subclass such as FakeTensor or DTensor."""
+    return all(type(tensor) in _PLAIN for tensor in tensors)
+
+
+def local(tensor: Any, *, like: Any = None) -> Tensor:
+    """Return the local shard of a DTensor, and other tensors as they are.
+
+    Args:
+        tensor: parameter, gradient or average.
+        like: parameter to whose placement a gradient is brought first.
+    """
+    if type(tensor) in _PLAIN or not hasattr(tensor, "to_local"):
+        return tensor
+    if like is not None and tensor.placements != like.placements:
+        tensor = tensor.redistribute(placements=like.placements)
+    return tensor.to_local()
+
+
+def state_keys(k: int) -> tuple[str, ...]:
+    """Return the names of a parameter's averages, stage by stage; for k = 1 those of torch's Adam."""
+    if k == 1:
+        return "exp_avg", "exp_avg_sq"
+    return tuple(f"{name}_{i}" for i in range(1, k + 1) for name in ("exp_avg", "exp_avg_sq"))
+
+
 def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     # Compare first: for a small tensor, a `to` without effect costs a tenth of torch's whole step.
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
@@ -92,7 +123,7 @@ def plain_step(tensors: StepTensors, options: StepOptions) -> None:
         grad = in_dtype(as_real(-grads[index] if options.maximize else grads[index]), dtype)
         # The update is applied in the state's dtype and rounded once to the parameter's.
         real = as_real(param)
-        target = in_dtype(real, dtype)
+        target = real if real.dtype == dtype else real.to(torch.promote_types(real.dtype, dtype))
         if options.weight_decay != 0:
             target.mul_(1 - lr * options.weight_decay)
         grad = kadam_update_(grad, exp_avgs, exp_avg_sqs, step, stages=earlier_stages, eps=eps)
