@@ -452,7 +452,9 @@ class KAdam(Optimizer):
                 on_update=self._call_update_hooks if self._update_hooks else None,
             )
             if group["fused"]:
-                self._fused(number, group, options)
+                # A compiled step uses the kernel as it is. Outside of one, the decorator costs as much as a small kernel.
+                run_fused = self._fused_uncompiled if torch.compiler.is_compiling() else self._fused
+                run_fused(number, group, options)
                 continue
             tensors = self._gather(group)
             if tensors.params:
@@ -461,7 +463,6 @@ class KAdam(Optimizer):
             self._whole.clear()
         return loss
 
-    @torch._disable_dynamo  # a compiled step uses the kernel as it is; `torch.compiler.disable` would import Dynamo now
     def _fused(self, number: int, group: dict[str, Any], options: StepOptions) -> None:
         """Perform one step of a group on the fused path."""
         if self._update_hooks:
@@ -480,8 +481,11 @@ class KAdam(Optimizer):
         if error is not None and not self._warned_fused:
             self._warned_fused = True
             warnings.warn(
-                f"`fused=True` could not compile its kernel and uses the plain path instead: {error}", stacklevel=4
+                f"`fused=True` could not compile its kernel and uses the plain path instead: {error}", stacklevel=5
             )
+
+    # `torch.compiler.disable` would import Dynamo at once.
+    _fused_uncompiled = torch._disable_dynamo(_fused)
 
     def _takes_foreach(self, group: dict[str, Any], params: list[Tensor], stages: Sequence[Any]) -> bool:
         """Return whether a group takes the multi-tensor path: as requested, or as torch's own optimizers would choose."""
