@@ -8,7 +8,7 @@ endif
 # Jobs, tests and tools are those of .venv, whatever else is installed.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help reproduce cached report verify test test-ecosystem check lock environment clean
+.PHONY: help reproduce cached report verify test test-ecosystem check archive lock environment clean
 
 help:
 	@echo "make reproduce   retrain everything at laptop scale, redraw every figure, judge every claim"
@@ -18,6 +18,7 @@ help:
 	@echo "make test        run the tests"
 	@echo "make test-ecosystem  run KAdam with Lightning, Hugging Face, FSDP and others; a few minutes"
 	@echo "make check       formatting, types and static checks (ruff, mypy, snakefmt, snakemake --lint)"
+	@echo "make archive     a tarball of the current commit without history, dist/ctadam-VERSION.tar, and its sha256"
 	@echo "make lock        resolve requirements.txt anew from pyproject.toml"
 
 environment: $(VENV)/.installed
@@ -61,6 +62,9 @@ check: environment
 	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+archive: environment
+	python -m ctadam archive
 
 lock: environment
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --all-extras \

@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,33 @@ torch.set_num_threads(1)
 def root():
     """The checkout."""
     return ROOT
+
+
+def _git(directory, *words):
+    identity = ("-c", "user.name=t", "-c", "user.email=t@t")
+    done = subprocess.run(["git", *identity, "-C", directory, *words], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def copy_checkout(root):
+    """A function that copies the checkout as it is now, uncommitted changes included, and commits all files of the copy.
+
+    The checkout may be an unpacked archive, without a repository; then all files count that git would not ignore.
+    """
+
+    def copy(target):
+        target.mkdir(parents=True, exist_ok=True)
+        _git(target, "init", "-q")
+        words = ("ls-files", "-z", "--others", "--exclude-standard")
+        for name in filter(None, _git(root, f"--git-dir={target}/.git", "--work-tree=.", *words).split("\0")):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, target / name)
+        _git(target, "add", "-A")
+        _git(target, "commit", "-qm", "all")
+        return target
+
+    return copy
 
 
 @pytest.fixture

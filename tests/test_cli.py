@@ -397,6 +397,9 @@ def test_provenance_says_where_a_result_came_from(smoke):
     assert len(record["data"]["pydoc"]) == 64 and len(record["code"]) == 64
     assert record["packages"]["torch"] and record["determinism"]["threads"] == 1
     assert record["wall_s"] > 0 and record["cpu_s"] > 0 and record["started"].endswith("+00:00")
+    assert record["machine"]["cores"] == os.cpu_count() and record["machine"]["processor"]
+    # An interpreter with torch takes more than 100 MB, and no process more than the machine has.
+    assert 100e6 < record["max_rss"] < record["machine"]["memory"]
 
 
 def test_log_holds_what_the_terminal_shows(tmp_path, smoke):

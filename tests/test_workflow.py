@@ -33,24 +33,13 @@ def commit(directory, message):
 
 
 @pytest.fixture(scope="module")
-def clone(root, ship, tmp_path_factory):
+def clone(copy_checkout, ship, tmp_path_factory):
     """A clone of the checkout as it is now, uncommitted changes included, with smoke-scale runs shipped.
 
     Its fresh tree holds the same results, which Snakemake takes for its own. No figure is drawn yet: where one belongs lies
     a file that says so, because planning needs no more.
     """
-    source = tmp_path_factory.mktemp("source")
-    names = subprocess.run(
-        ["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        check=True,
-        capture_output=True,
-    ).stdout.decode()
-    for name in filter(None, names.split("\0")):
-        if (root / name).exists():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, source / name)
-    git(source, "init", "-q")
-    commit(source, "all")
+    source = copy_checkout(tmp_path_factory.mktemp("source"))
     target = tmp_path_factory.mktemp("clone") / "artifact"
     git(source, "clone", "-q", source, target)
     ship(target)

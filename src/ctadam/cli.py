@@ -2,7 +2,7 @@
 
 ``ctadam stability`` checks a pair of betas. ``run``, ``predict``, ``measure``, ``draw`` and ``judge`` are the stages of the
 workflow. ``ledger`` prints the verdicts, and ``explain`` shows where one comes from. ``promote`` ships fresh results, ``results``
-lists the shipped ones, and ``verify`` checks them. ``config`` lists the parameters.
+lists the shipped ones, and ``verify`` checks them. ``config`` lists the parameters. ``archive`` makes the tarball for a DOI.
 """
 
 import argparse
@@ -227,11 +227,22 @@ def _verify(args: argparse.Namespace) -> None:
 
 def _docs(args: argparse.Namespace) -> None:
     """Update the generated parts of the documentation."""
-    from ctadam.artifact import explain, report, scales
+    from ctadam.artifact import explain, report, reviewers, scales
     from ctadam.storage.manifest import root
 
-    for path in (report.update_readme(root()), explain.write_page(root()), scales.update_page(root())):
+    made = report.update_readme, explain.write_page, scales.update_page, reviewers.write_page
+    for path in (make(root()) for make in made):
         log.info("%s", path)
+
+
+def _archive(args: argparse.Namespace) -> None:
+    """Make the archive for a DOI."""
+    from ctadam.artifact.archive import archive
+    from ctadam.storage.manifest import root
+
+    path, digest, files = archive(root(), args.out)
+    print(digest.read_text(encoding="utf-8").rstrip())
+    log.info("%s: %d files, %.1f MB", path, files, path.stat().st_size / 1e6)
 
 
 def _pages(args: argparse.Namespace) -> None:
@@ -409,8 +420,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", default="auto", help="torch device; default: auto")
 
     command(
-        "docs", _docs, "Update README's table of figures, docs/claims.md and docs/scales.md from the shipped results."
+        "docs",
+        _docs,
+        "Update README's generated parts, docs/claims.md, docs/scales.md and ARTIFACT.md from the shipped results.",
     )
+
+    sub = command("archive", _archive, "Make a tarball of the current commit without history, and print its sha256.")
+    sub.add_argument("--out", default="dist", metavar="DIR", help="default: dist")
 
     sub = command("pages", _pages, "Write the report's HTML pages: ledger and provenance.")
     sub.add_argument("results", metavar="RESULTS")

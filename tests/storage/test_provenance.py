@@ -4,8 +4,11 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
+
+from ctadam.storage import provenance
 
 GIT = (
     "git",
@@ -139,3 +142,30 @@ def test_failing_or_missing_git_records_none(tmp_path, unpack, monkeypatch):
         assert recorded_commit(path) is None
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert recorded_commit(path) is None
+
+
+def test_peak_memory_is_that_of_the_process_and_not_of_its_parent():
+    """On Linux getrusage gives a child the peak of the process that started it."""
+    large = b"1" * 200_000_000
+    code = (
+        "from ctadam.storage.provenance import max_rss\n"
+        "before = max_rss(); block = b'1' * 100_000_000; during = max_rss(); del block; print(before, during, max_rss())"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    before, during, after = map(int, output.split())
+    assert before < 150e6 < len(large) < provenance.max_rss()
+    # The kernel counts resident pages per processor and sums them with a small error.
+    assert 95e6 < during - before < 110e6 and after > 0.95 * during
+
+
+def test_the_machine_is_described_without_proc_and_sysconf(monkeypatch):
+    """As on Windows and macOS."""
+    here = provenance.machine()
+    assert here["processor"] and here["cores"] == os.cpu_count() and here["memory"] > 100e6
+    monkeypatch.setattr(
+        provenance.Path, "read_text", lambda self, **options: (_ for _ in ()).throw(FileNotFoundError())
+    )
+    monkeypatch.delattr(provenance.os, "sysconf")
+    elsewhere = provenance.machine()
+    assert elsewhere["cores"] == here["cores"] and elsewhere["memory"] is None
+    assert provenance.max_rss() > 100e6

@@ -19,6 +19,7 @@ from ctadam.storage.provenance import (
     environment,
     is_complete,
     make_room,
+    max_rss,
     now,
     read_provenance,
     write_table,
@@ -123,6 +124,7 @@ def run(
             "wall_s": round(time.monotonic() - clock, 1),
             # Unlike wall time, not lengthened by what else the machine does.
             "cpu_s": round(time.process_time() - cpu, 1),
+            "max_rss": max_rss(),
             **memory,
             "code": code,
             **made_in,

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -59,7 +60,7 @@ def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, platform and commit of this process, for provenance records."""
+    """Return versions, platform, machine and commit of this process, for provenance records."""
 
     def installed(package: str) -> str | None:
         try:
@@ -71,9 +72,41 @@ def environment() -> dict[str, Any]:
         "ctadam": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "machine": machine(),
         "packages": {package: installed(package) for package in PACKAGES},
         "commit": _commit(),
     }
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor's name, its number of cores, and the main memory in bytes; None for what is unknown."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf, and some systems lack these names
+        memory = None
+    name = names[0] if names else platform.processor() or platform.machine()
+    return {"processor": name or None, "cores": os.cpu_count(), "memory": memory}
+
+
+def max_rss() -> int | None:
+    """Return the largest resident memory of this process so far, in bytes; None on Windows."""
+    try:
+        # Not getrusage, whose maximum on Linux includes the process that started this one.
+        status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
+    # macOS counts bytes, other systems kibibytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 #: Environment variables that select git's repository. They are set inside git's own hooks, for example.
