@@ -294,35 +294,44 @@ class UpdateMonitor:
         steps = torch.stack([count.to(counts[0].device) for count in counts]).double()
         beta1, beta2 = (beta.to(steps) if isinstance(beta, Tensor) else beta for beta in last_betas(group))
         root_correction = (1 - beta2**steps).sqrt()
-        columns: list[list[Tensor]] = []
-        dtypes, held = [], None
-        # m̂/(√v̂ + ε) is m/(√v + ε·√(1−β^t)) times a number, so each parameter needs few operations and one temporary.
+        columns, held = [], None
         for param, state, eps in zip(params, states, (group["eps"] * root_correction).unbind(), strict=True):
-            exp_avg, exp_avg_sq = (_local(average) for average in _averages(state, group))
-            update = _root(exp_avg_sq).add_(eps)
-            if isinstance(self.optimizer, KAdam) and group["eps"] < torch.finfo(exp_avg.dtype).tiny:
-                # KAdam's update is 0 where its denominator is.
-                update.reciprocal_().nan_to_num_(nan=math.nan, posinf=0.0).mul_(exp_avg)
-            else:
-                torch.div(exp_avg, update, out=update)
-            update.abs_()
-            first = _first_row(param)
-            if update.numel():
-                rows = update.amax(tuple(range(1, update.dim()))) if update.dim() > 1 else update.reshape(-1)
-                largest, row = rows.max(0)
-            else:  # an empty shard
-                largest, row = update.new_full((), -1.0), update.new_zeros(())
-            norms = torch.linalg.vector_norm(update), torch.linalg.vector_norm(_local(param))
-            columns.append([largest, row + first if first else row, *norms])
-            dtypes.append(exp_avg.dtype)
-            if self._held is not None and param is self._held.param:
-                held = _at_row(update, exp_avg_sq, self._held.large.row - first)
+            row = self._held.large.row if self._held is not None and param is self._held.param else None
+            column, of_row = self._column(param, state, group, eps, row)
+            columns.append(column)
+            held = of_row if of_row is not None else held
         stats = torch.stack([torch.stack([number.double() for number in kind]) for kind in zip(*columns, strict=True)])
         if mesh is not None:
             stats, held = _over_shards(stats, held, params, mesh)
         # A copy, because a scheduler may write to it.
         lr = group["lr"].detach().clone() if isinstance(group["lr"], Tensor) else group["lr"]
+        dtypes = [_averages(state, group)[0].dtype for state in states]
         return _Part(number, params, dtypes, lr, stats, steps, root_correction / (1 - beta1**steps), held)
+
+    def _column(
+        self, param: Tensor, state: dict[str, Any], group: dict[str, Any], eps: Tensor, held_row: int | None
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Compute one parameter's column of `_Part.stats`, and its `_Part.held` if it has the row.
+
+        m̂/(√v̂ + ε) is m/(√v + ε·√(1−β^t)) times a number. So few operations and one temporary are enough.
+        """
+        exp_avg, exp_avg_sq = (_local(average) for average in _averages(state, group))
+        update = _root(exp_avg_sq).add_(eps)
+        if isinstance(self.optimizer, KAdam) and group["eps"] < torch.finfo(exp_avg.dtype).tiny:
+            # KAdam's update is 0 where its denominator is.
+            update.reciprocal_().nan_to_num_(nan=math.nan, posinf=0.0).mul_(exp_avg)
+        else:
+            torch.div(exp_avg, update, out=update)
+        update.abs_()
+        first = _first_row(param)
+        if update.numel():
+            rows = update.amax(tuple(range(1, update.dim()))) if update.dim() > 1 else update.reshape(-1)
+            largest, row = rows.max(0)
+        else:  # an empty shard
+            largest, row = update.new_full((), -1.0), update.new_zeros(())
+        norms = torch.linalg.vector_norm(update), torch.linalg.vector_norm(_local(param))
+        held = None if held_row is None else _at_row(update, exp_avg_sq, held_row - first)
+        return [largest, row + first if first else row, *norms], held
 
     def _report(self, pending: _Pending) -> None:
         """Turn a sample into numbers, log them, and warn."""
