@@ -22,7 +22,7 @@ PAGE = ROOT / "docs" / "monitor.md"
 MARKS = "<!-- table of benchmarks/monitor_cost.py -->", "<!-- end of the table of costs -->"
 FIELDS = ["device", "contender", "every", "weights", "tensors", "repetition", "without_s", "with_s"]
 #: Steps between two samples.
-EVERY = (50, 10, 1)
+EVERY = (50, 10)
 #: Steps per block.
 BLOCK = 50
 SHAPE = {"vocabulary": 1000, "width": 64, "depth": 2, "heads": 4, "context": 32}
@@ -135,4 +135,4 @@ def table(results=RESULTS):
 
 
 if __name__ == "__main__":
-    main(__file__, __doc__, run=run, table=table, page=PAGE, marks=MARKS, repetitions=11)
+    main(__file__, __doc__, run=run, table=table, page=PAGE, marks=MARKS, repetitions=9)

@@ -9,6 +9,7 @@ The run is the long run of claim L1 at the outermost point of the normal curve, 
 """
 
 import csv
+import functools
 import itertools
 import json
 import math
@@ -37,11 +38,27 @@ FIELDS = [
 #: Points of the normal curve: the stable one of claim L1, and the outermost one.
 POINTS = (8, 63)
 #: Steps between test losses, and between samples of the monitor.
-TEST_EVERY, SAMPLE_EVERY = 10, 50
+TEST_EVERY, SAMPLE_EVERY = 20, 50
+#: Steps of the control, which stays finite.
+CONTROL_STEPS = 1000
 #: The loss has moved when the test loss is so many nats above its smallest value so far.
 MOVED = 0.5
 #: The gradient has moved when its norm is so many times its largest value in the first 100 steps.
 GRADIENT_FACTOR = 10
+
+
+@functools.cache
+def problem():
+    """Return the settings of the practice experiment at laptop scale, and the task of its long runs."""
+    import torch
+
+    from ctadam.artifact import config
+    from ctadam.experiments.practice.config import Config
+    from ctadam.experiments.practice.runs import _learning
+
+    torch.set_num_threads(1)
+    settings = Config.model_validate(config.resolve("laptop")["practice"])
+    return settings, _learning(settings, long=True, device=torch.device("cpu"))[1]
 
 
 def train(point, seed, steps):
@@ -49,19 +66,14 @@ def train(point, seed, steps):
     import torch
 
     from ctadam import KAdam, UpdateMonitor
-    from ctadam.artifact import config
-    from ctadam.experiments.practice.config import Config
-    from ctadam.experiments.practice.runs import _learning
     from ctadam.monitor import UpdateWarning
     from ctadam.theory.stability import normal_curve_points, stability_coefficient
     from ctadam.training.ensemble import generators
 
-    torch.set_num_threads(1)
-    settings = Config.model_validate(config.resolve("laptop")["practice"])
+    settings, task = problem()
     beta1, beta2 = normal_curve_points(count=settings.long.n_points, through=settings.long.through.model_dump())
     pair = float(beta1[point]), float(beta2[point])
     c = float(stability_coefficient(beta1=pair[0], beta2=pair[1]))
-    _, task = _learning(settings, long=True, device=torch.device("cpu"))
     weights, batches = generators(seed)
     model = task.build(weights)
     indices = task.draw(steps, batches)
@@ -88,13 +100,16 @@ def train(point, seed, steps):
             norm = torch.linalg.vector_norm(torch.stack([param.grad.norm() for param in model.parameters()])).item()
         sample = monitor.last
         numbers = (math.nan, math.nan) if sample is None else (sample.top[0].value, sample.ratio_to_bound)
+        if step % 500 == 0:
+            print(f"C = {c:.3f}, seed {seed}, step {step}", file=sys.stderr, flush=True)
         yield [point, f"{c:.4f}", seed, step, *(f"{x:.6g}" for x in (loss.item(), test, norm, *numbers)), warned]
         if not (math.isfinite(loss.item()) and math.isfinite(test)):
             return
 
 
 def run(args):
-    rows = (row for point in POINTS for seed in args.seeds for row in train(point, seed, args.steps))
+    steps = {POINTS[0]: min(args.steps, CONTROL_STEPS), POINTS[1]: args.steps}
+    rows = (row for seed in args.seeds for point in POINTS for row in train(point, seed, steps[point]))
     save("monitor_lead_time", FIELDS, rows, args)
 
 
@@ -137,7 +152,7 @@ def table(results=RESULTS):
             "| C | seed | first warning | loss moves | gradient moves | not finite | lead time (steps) |",
             "|---|---|---|---|---|---|---|",
         ]
-        for (_, c, seed), rows in load(path).items():
+        for (_, c, seed), rows in sorted(load(path).items()):
             warned, moved, gradient, ended = summary(rows)
             lead = "" if warned is None or moved is None else moved - warned
             cells = ["never" if step is None else step for step in (warned, moved, gradient, ended)]
@@ -148,7 +163,7 @@ def table(results=RESULTS):
 
 def _arguments(parser):
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104])
-    parser.add_argument("--steps", type=int, default=4000, help="largest number of steps of a run")
+    parser.add_argument("--steps", type=int, default=3000, help="largest number of steps of a run")
 
 
 if __name__ == "__main__":
