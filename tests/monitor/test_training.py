@@ -94,6 +94,7 @@ def shipped_stable_pairs():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("betas", shipped_stable_pairs())
 def test_no_alarm_in_the_shipped_stable_runs(betas):
     growth = Config.model_validate(config.resolve("laptop")["growth"])

@@ -415,6 +415,18 @@ def test_the_predicted_cap_is_where_the_growth_ends():
     assert max(abs(step - peak) for step in predicted) <= 10
 
 
+def test_growth_with_betas_that_changed_is_not_compared_with_a_rate():
+    table = torch.nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
+    optimizer = torch.optim.AdamW([("table", table)], betas=(0.99, 0.95))
+    with warnings.catch_warnings(), UpdateMonitor(optimizer, every=10) as monitor:
+        warnings.simplefilter("error")
+        rare_row(optimizer, table, 61, dense_until=2)
+        assert monitor.last.predicted_growth > 0
+        optimizer.param_groups[0]["betas"] = (0.99, 0.951)
+        rare_row(optimizer, table, 200, dense_until=0)
+    assert math.isnan(monitor.last.predicted_growth) and math.isnan(monitor.last.growth)
+
+
 def test_growth_that_returns_is_no_alarm():
     table = torch.nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
     optimizer = torch.optim.AdamW([("table", table)], betas=(0.99, 0.95))
@@ -456,3 +468,14 @@ def test_complex_parameters_are_read_as_pairs():
     made = torch.view_as_real(before - params["complex"].detach()).abs() / 1e-2
     assert monitor.last.top[0].value == pytest.approx(float(made.max()), rel=1e-4)
     assert monitor.last.rms == pytest.approx(float(made.square().mean().sqrt()), rel=1e-4)
+
+
+def test_kadam_in_float16_does_not_move_where_its_second_moment_underflows():
+    table = torch.nn.Parameter(torch.randn(8, 4).half())
+    before = table.detach().clone()
+    optimizer = KAdam([("table", table)], k=1)
+    with warnings.catch_warnings(), UpdateMonitor(optimizer, every=1) as monitor:
+        warnings.simplefilter("error")
+        table.grad = torch.full_like(table, 1e-4)
+        optimizer.step()
+    assert torch.equal(table, before) and monitor.last.top[0].value == 0

@@ -26,7 +26,14 @@ class UpdateWarning(UserWarning):
 
 
 class LargeUpdate(NamedTuple):
-    """The largest update of one parameter."""
+    """The largest update of one parameter.
+
+    Attributes:
+        name: name of the parameter.
+        row: index along its first dimension.
+        value: |u|.
+        ratio: |u| over its bound; NaN where none applies.
+    """
 
     name: str
     row: int
@@ -40,7 +47,7 @@ class UpdateSample:
 
     Attributes:
         step: step count of the optimizer, from 1.
-        top: largest updates, one per parameter, largest first; ``ratio`` is to the bound, NaN where none applies.
+        top: largest updates, one per parameter, largest first.
         bound: bound on the largest update at this step; NaN where none applies, inf where there is none.
         ratio_to_bound: largest ratio of an update to its bound; NaN where no bound applies to any parameter.
         rms: root mean square of all updates.
@@ -316,12 +323,15 @@ class UpdateMonitor:
         m̂/(√v̂ + ε) is m/(√v + ε·√(1−β^t)) times a number. So few operations and one temporary are enough.
         """
         exp_avg, exp_avg_sq = (_local(average) for average in _averages(state, group))
-        update = _root(exp_avg_sq).add_(eps)
-        if isinstance(self.optimizer, KAdam) and group["eps"] < torch.finfo(exp_avg.dtype).tiny:
-            # KAdam's update is 0 where its denominator is.
+        info = torch.finfo(exp_avg.dtype)
+        update = _root(exp_avg_sq)
+        if isinstance(self.optimizer, KAdam) and group["eps"] < info.tiny:
+            # KAdam's update is 0 where its denominator is. An ε below half the smallest number rounds to 0.
+            if group["eps"] > info.tiny * info.eps / 2:
+                update.add_(eps)
             update.reciprocal_().nan_to_num_(nan=math.nan, posinf=0.0).mul_(exp_avg)
         else:
-            torch.div(exp_avg, update, out=update)
+            torch.div(exp_avg, update.add_(eps), out=update)
         update.abs_()
         first = _first_row(param)
         if update.numel():
@@ -339,6 +349,8 @@ class UpdateMonitor:
             event.synchronize()
         if not pending.parts or (pending.found_inf is not None and bool(pending.found_inf)):
             return
+        if self._held is not None and not self._held.group.grows:
+            self._held = None  # its betas changed
         rows: list[_Row] = []
         squares = moved = thetas = 0.0
         count = 0
