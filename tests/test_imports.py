@@ -17,6 +17,7 @@ ROOMS = [
     "analysis",
     "storage",
     "training",
+    "monitor",
     "data",
     "optim",
     "theory",

@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ctadam.monitor import UpdateMonitor, check
     from ctadam.optim import KAdam, stage_betas
 
 __version__ = "0.1.0"
-__all__ = ["KAdam", "__version__", "stage_betas"]
+__all__ = ["KAdam", "UpdateMonitor", "__version__", "check", "stage_betas"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from ctadam import optim
 
         return getattr(optim, name)
+    if name in ("UpdateMonitor", "check"):
+        from ctadam import monitor
+
+        return getattr(monitor, name)
     raise AttributeError(f"module 'ctadam' has no attribute {name!r}")

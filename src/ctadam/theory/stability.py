@@ -264,24 +264,31 @@ def nearest_stable_beta2(*, beta1: float, beta2: float, law: Law = "paper") -> f
     wanted = (Verdict.STABLE,) if law == "paper" else (Verdict.STABLE, Verdict.BOUNDED)
 
     def stable(candidate: float) -> bool:
-        return candidate < 1 and verdict(beta1=beta1, beta2=candidate) in wanted
+        return verdict(beta1=beta1, beta2=candidate) in wanted
 
-    if verdict(beta1=beta1, beta2=beta2) in wanted:
+    if stable(beta2):
         return float(beta2)
-    boundary = float(boundary_beta2(beta1=beta1, law=law))
+    return short_decimal_above(float(boundary_beta2(beta1=beta1, law=law)), stable)
+
+
+def short_decimal_above(boundary: float, accept: Callable[[float], bool]) -> float:
+    """Return a short decimal in (boundary, 1) that ``accept`` takes: rounded up in the third digit of 1 − boundary, or later.
+
+    NaN if it takes no float64 below 1.
+    """
     digits = 2 - int(np.floor(np.log10(1 - boundary)))
     for places in range(digits, max(digits, 17) + 1):
         unit = 10.0**-places
         candidate = round(float(np.ceil(boundary / unit)) * unit, places)
         for value in (candidate, round(candidate + unit, places)):
-            if stable(value):
+            if value < 1 and accept(value):
                 return value
     # Decimals with 17 places miss some of the last floats below 1.
-    value = boundary
+    value = float(np.nextafter(boundary, 1))
     while value < 1:
-        value = float(np.nextafter(value, 1))
-        if stable(value):
+        if accept(value):
             return value
+        value = float(np.nextafter(value, 1))
     return float("nan")
 
 
