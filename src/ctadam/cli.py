@@ -217,7 +217,7 @@ def _docs(args: argparse.Namespace) -> None:
 
 def _pages(args: argparse.Namespace) -> None:
     """Write the report's HTML pages."""
-    from ctadam.artifact import report as pages
+    from ctadam.artifact.report import html as pages
     from ctadam.storage.manifest import refuse_shipped
 
     refuse_shipped(args.results)
