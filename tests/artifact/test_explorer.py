@@ -33,7 +33,7 @@ def in_javascript(calls):
     decode = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
     def decoded(x):
-        return [decoded(y) for y in x] if isinstance(x, list) else decode[x] if x in decode else x
+        return [decoded(y) for y in x] if isinstance(x, list) else decode.get(x, x)
 
     return [decoded(x) for x in json.loads(done.stdout)]
 
@@ -87,7 +87,10 @@ def test_bounds_agree(law, step):
     expected = stability.update_bound(beta1=GAMMA, beta2=BETA, step=step, law=law)
     # exp(n·rate) enlarges the rounding of the coefficient by its exponent.
     same(found, expected, rtol=1e-10)
-    same(in_javascript([("prefactor", g, b, step) for g, b in PAIRS]), stability.prefactor(beta1=GAMMA, beta2=BETA, step=step))
+    same(
+        in_javascript([("prefactor", g, b, step) for g, b in PAIRS]),
+        stability.prefactor(beta1=GAMMA, beta2=BETA, step=step),
+    )
 
 
 @needs_node

@@ -420,7 +420,7 @@ def headline(root: str | Path) -> pd.DataFrame:
     return table.loc[ids].reset_index()
 
 
-def _times(overviews: Sequence[pd.DataFrame], needs: Sequence[str]) -> tuple[str, str, str]:
+def times(overviews: Sequence[pd.DataFrame], needs: Sequence[str]) -> tuple[str, str, str]:
     """Return CPU time, GPU time and size on disk of a figure's experiments, as text.
 
     Args:
@@ -461,7 +461,7 @@ def figure_table(root: str | Path, scale: str = "laptop") -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for figure, needs in FIGURES.items():
-        cpu, gpu, disk = _times(own, needs)
+        cpu, gpu, disk = times(own, needs)
         lines.append(
             f"| `{figure}` | {caption_title(root, figure)} | {_verdicts(ledger[ledger['figure'] == figure])} "
             f"| `snakemake {figure}` | {cpu} | {gpu} | {disk} |"
