@@ -120,7 +120,7 @@ def _measured(ledger: pd.DataFrame, claim: Claim) -> str:
 
 
 def _claim(
-    checkout: Path, base: str, claim: Claim, row: Mapping[str, Any], every: Mapping[str, pd.DataFrame], rules: str
+    checkout: Path, base: str, claim: Claim, row: Mapping[Any, Any], every: Mapping[str, pd.DataFrame], rules: str
 ) -> dict[str, Any]:
     """Return what the page shows of one claim.
 
@@ -234,7 +234,7 @@ def page(checkout: str | Path, base: str = "") -> str:
     own = _own_ledgers(checkout)
     every = ledgers(checkout) | own
     rules = (checkout / history.PAGE).read_text(encoding="utf-8")
-    rows = shown.set_index("id").to_dict("index")
+    rows = {row["id"]: row for row in shown.to_dict("records")}
     claims = [_claim(checkout, base, c, rows[c.id], every, rules) for c in CLAIMS if c.id in rows]
     for claim in claims:
         claim["yours"] = {name: claim["others"][name] for name in own if name in claim["others"]}

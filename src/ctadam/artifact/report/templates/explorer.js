@@ -59,8 +59,8 @@
     && data.runs.findIndex((other) => other.variant === "rule" && other.betas.join() === run.betas.join()) === i);
 
   // Puts labels beside their marks where they cover no other label, and leaves out those for which there is no place.
-  function labels(marks) {
-    const taken = marks.map(({x, y}) => [x - 6, y - 6, x + 6, y + 6]);
+  function labels(marks, others) {
+    const taken = [...others, ...marks.map(({x, y}) => [x - 6, y - 6, x + 6, y + 6])];
     return marks.map(({x, y, text}) => {
       const width = text.length * 6.7;
       for (const [dx, dy, anchor] of [[0, -11, "middle"], [0, 21, "middle"], [11, 4, "start"], [-11, 4, "end"],
@@ -83,13 +83,15 @@
     const curve = (law) => sampled().map((beta) => [px(beta), py(theory.boundaryBeta1(beta, law))]);
     const region = (law) => `${path(curve(law))}L${right} ${bottom}L${left} ${bottom}Z`;
     const ticks = state.log ? [0, 0.5, 0.9, 0.99, 0.999, 0.9999] : [0, 0.2, 0.4, 0.6, 0.8, 1];
+    const taken = [];
     const levels = (state.log ? [-0.5, -0.1, -0.02, 0.02, 0.1, 0.5, 2] : [-2, -1, -0.5, 0.5, 1, 2, 5]).map((c) => {
       const points = sampled().map((beta) => [beta, theory.levelCurve(c, beta)])
         .filter(([beta, gamma]) => beta > 0 && !Number.isNaN(gamma) && (!state.log || gamma < 1 - 10 ** -DECADES))
         .map(([beta, gamma]) => [px(beta), py(gamma)]);
       const [x, y] = points[points.length - 1];
-      const text = c > 0 ? `<text x="${right - 4}" y="${y - 4}" text-anchor="end">C = ${number(c)}</text>`
-        : `<text x="${x - 4}" y="${Math.max(y, top) + 13}" text-anchor="end">${number(c)}</text>`;
+      const at = c > 0 ? [right - 4, y - 4] : [x - 4, Math.max(y, top) + 13];
+      taken.push([at[0] - 60, at[1] - 10, at[0], at[1] + 3]);
+      const text = `<text x="${at[0]}" y="${at[1]}" text-anchor="end">${c > 0 ? "C = " : ""}${number(c)}</text>`;
       return `<path class="level" d="${path(points)}"/>${text}`;
     });
     const marks = data.pairs.map((pair) => ({x: px(pair.betas[1]), y: py(pair.betas[0]), text: pair.name}));
@@ -109,7 +111,7 @@
       <text transform="translate(14 ${top + height / 2}) rotate(-90)" text-anchor="middle">beta1 = γ</text>
       ${[...runsByPair.values()].filter((run) => run.variant !== "rule").map((run) =>
         `<circle class="run" cx="${px(run.betas[1])}" cy="${py(run.betas[0])}" r="2.6"/>`).join("")}
-      ${labels([...marks, ...ends])}
+      ${labels([...marks, ...ends], taken)}
       ${sizes.map(({x, y, text}, i) => `<path class="recipe" data-betas="${recipe[i].betas}"
         d="M${x} ${y - 6}l6 6l-6 6l-6 -6z"><title>recipe, ${text}</title></path>`).join("")}
       ${data.pairs.map((pair, i) => `<circle class="common" data-betas="${pair.betas}" cx="${marks[i].x}" cy="${marks[i].y}"
@@ -183,11 +185,10 @@
     const {beta1, beta2} = state, kind = theory.verdict(beta1, beta2);
     $("sentence").innerHTML = `${WORDS[kind]()} C = ${number(theory.coefficient(beta1, beta2))}.`;
     const nearest = theory.nearestStableBeta2(beta1, beta2);
-    if (kind === "unstable" && beta1 > beta2 && theory.verdict(beta2, beta1) === "stable") {
-      $("hint").innerHTML = `The order is torch’s. Did you mean ${use([beta2, beta1])}?`;
-    } else if (kind !== "stable" && !Number.isNaN(nearest)) {
-      $("hint").innerHTML = `Nearest stable beta2 for this beta1: ${use([beta1, nearest])}`;
-    } else $("hint").textContent = "";
+    const swapped = kind === "unstable" && beta1 > beta2 && theory.verdict(beta2, beta1) === "stable";
+    $("hint").innerHTML = kind === "stable" ? ""
+      : [Number.isNaN(nearest) ? "No float below 1 is a stable beta2 for this beta1." : `Nearest stable beta2: ${use([beta1, nearest])}.`,
+        swapped ? `The order is torch’s. Did you mean ${use([beta2, beta1])}?` : ""].join(" ");
     const steps = Number($("steps").value);
     const rows = [
       ["coefficient", (law) => theory.coefficient(beta1, beta2, law)],
@@ -227,7 +228,7 @@
 
   function describe(run) {
     if (!run) { $("run").innerHTML = "<p>This copy contains no runs.</p>"; return; }
-    const grows = run.rates.some((rate) => rate > 0);
+    const grows = run.rates.some((rate) => rate > 0), shown = grows && run.eps === 0;
     const row = (name, measured, [paper, exact]) => `<tr><th scope="row">${name}</th><td><b>${measured}</b></td>
       <td>${number(paper === null ? Infinity : paper)}</td><td>${number(exact === null ? Infinity : exact)}</td></tr>`;
     const made = [`${run.tokens === "words" ? "word" : "character"} tokens`, `ε = ${run.eps}`, `${run.dtype} state`,
@@ -238,11 +239,11 @@
       <table class="ex-table"><caption class="sr">Measured and predicted for this run</caption>
       <thead><tr><th scope="col"></th><th scope="col">measured</th><th scope="col">paper’s law</th><th scope="col">exact law</th></tr></thead>
       <tbody>${row("largest update, bound", number(run.peak), run.bounds)}
-      ${grows ? row("growth per step", number(run.rate), run.rates) : ""}</tbody></table>
+      ${shown ? row("growth per step", number(run.rate), run.rates) : ""}</tbody></table>
       <p class="note">A small language model. Test loss ${number(run.loss)} nats per token.
       ${run.diverged ? `${run.diverged} of ${run.seeds} runs were not finite.` : ""}
       ${run.eps > 0 && grows ? "The laws are for ε = 0; here ε ends the growth." : ""}
-      ${grows ? "Growth is the median per step while the same row holds the largest update." : ""}</p>`;
+      ${shown ? "Growth is the median per step while the same row holds the largest update." : ""}</p>`;
   }
 
   // ---- one update ----
