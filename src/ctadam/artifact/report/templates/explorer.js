@@ -237,7 +237,7 @@
       : run.variant === "floor" ? " The recipe with a floor under beta2." : "";
     $("run").innerHTML = `<p>${use(run.betas.map((x) => Number(x.toPrecision(6))))} <small>${made.join(", ")}.${extra}</small></p>
       <table class="ex-table"><caption class="sr">Measured and predicted for this run</caption>
-      <thead><tr><th scope="col"></th><th scope="col">measured</th><th scope="col">paper’s law</th><th scope="col">exact law</th></tr></thead>
+      <thead><tr><td></td><th scope="col">measured</th><th scope="col">paper’s law</th><th scope="col">exact law</th></tr></thead>
       <tbody>${row("largest update, bound", number(run.peak), run.bounds)}
       ${shown ? row("growth per step", number(run.rate), run.rates) : ""}</tbody></table>
       <p class="note">A small language model. Test loss ${number(run.loss)} nats per token.
