@@ -13,6 +13,7 @@ from chromium import axe, needs_axe, needs_chromium, open_page
 from ctadam import cli
 from ctadam.artifact.report import explorer
 from ctadam.artifact.report.html import TEMPLATES
+from ctadam.errors import ArtifactError
 from ctadam.optim.stages import stage_betas
 from ctadam.storage.store import read_joined
 from ctadam.theory import stability
@@ -180,7 +181,9 @@ def test_embedded_runs_are_those_that_were_made(root, shipped_runs):
 
 
 def test_a_checkout_without_runs_has_an_explorer(tmp_path):
-    assert explorer.data(tmp_path)["runs"] == [] and "explorer-data" in explorer.page(tmp_path)
+    assert explorer.data(tmp_path)["runs"] == explorer.data(None)["runs"] == [] and "explorer-data" in explorer.page(
+        tmp_path
+    )
 
 
 def test_explore_writes_the_explorer(tmp_path, monkeypatch):
@@ -192,6 +195,13 @@ def test_explore_writes_the_explorer(tmp_path, monkeypatch):
     assert path.read_text() == "the page"
     assert cli.main(["explore", "--out", str(path)]) == 0 and opened == [path.as_uri()]
     assert cli.main(["explore", "--out", str(tmp_path)]) == 1
+
+    def missing():
+        raise ArtifactError("no checkout")
+
+    monkeypatch.setattr(explorer, "root", missing)
+    monkeypatch.setattr(explorer, "page", str)
+    assert cli.main(["explore", "--out", str(path), "--no-browser"]) == 0 and path.read_text() == "None"
 
 
 #: Helpers in the page: type betas, read what is shown.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ctadam.artifact.report import HEADLINE_SCALES, write_text
+from ctadam.artifact import report
 from ctadam.artifact.report.html import render
 from ctadam.errors import ArtifactError
 from ctadam.storage.manifest import MANIFEST, root
@@ -24,8 +24,8 @@ COMMON_PAIRS = (
 )
 #: Runs of one row of the explorer differ in their seed only.
 _SETTINGS = ["variant", "tokenization", "beta1", "beta2", "eps", "state_dtype"]
-#: Number of steps at which a run's largest update is embedded, evenly and logarithmically spaced each.
-_SHOWN_STEPS = 40
+#: Numbers of steps at which a run's largest update is embedded: evenly spaced, and for the start logarithmically.
+_EVEN, _LOGARITHMIC = 32, 12
 
 
 def _short(value: float, digits: int = 4) -> float | None:
@@ -37,7 +37,7 @@ def _row(group: pd.DataFrame, updates: pd.Series, scale: str) -> dict[str, Any]:
     """Return what the explorer shows of the runs with one setting."""
     first = group.iloc[0]
     count = int(first["steps"])
-    at = np.unique(np.r_[np.linspace(0, count - 1, _SHOWN_STEPS), np.geomspace(1, count, _SHOWN_STEPS) - 1].round())
+    at = np.unique(np.r_[np.linspace(0, count - 1, _EVEN), np.geomspace(1, count, _LOGARITHMIC) - 1].round())
     curve = updates.reindex(at.astype(int)).dropna()
     sizes = sorted({int(size) for size in group["batch_size"]} - {0})
     return {
@@ -81,36 +81,41 @@ def growth_runs(results: str | Path, scale: str) -> list[dict[str, Any]]:
     return [_row(group, updates[group["run"].iloc[0]], scale) for _, group in groups]
 
 
-def data(checkout: str | Path) -> dict[str, Any]:
+def data(checkout: str | Path | None) -> dict[str, Any]:
     """Return what the explorer's script needs: pairs in common use and the shipped growth runs, of the largest scale first.
 
     Args:
-        checkout: directory of the checkout.
+        checkout: directory of the checkout; None for an installation without runs.
 
     Raises:
         ArtifactError: if shipped results are damaged.
     """
-    cached = Path(checkout) / "results" / "cached"
-    runs = []
-    for scale in HEADLINE_SCALES:
+    cached = Path(checkout or "") / "results" / "cached"
+    runs: list[dict[str, Any]] = []
+    for scale in () if checkout is None else report.HEADLINE_SCALES:
         if (cached / scale / MANIFEST).exists() and any((cached / scale / "growth").glob("shard-*.parquet")):
             runs += growth_runs(cached / scale, scale)
     return {"pairs": [{"betas": [b1, b2], "name": name} for b1, b2, name in COMMON_PAIRS], "runs": runs}
 
 
-def page(checkout: str | Path) -> str:
+def page(checkout: str | Path | None) -> str:
     """Return the explorer as a self-contained HTML page of at most 300 kB."""
     return render("explorer.html", explorer=data(checkout))
 
 
 def write(path: str | Path) -> Path:
-    """Write the explorer with this checkout's shipped runs to a file, and return its path.
+    """Write the explorer with the checkout's shipped runs, where there is one, to a file, and return its path.
 
     Raises:
         ArtifactError: if it cannot be written, or shipped results are damaged.
     """
     path = Path(path)
+    checkout: Path | None
     if path.is_dir():
         raise ArtifactError(f"cannot write {path}: it is a directory")
-    write_text(path, page(root()))
+    try:
+        checkout = root()
+    except ArtifactError:
+        checkout = None
+    report.write_text(path, page(checkout))
     return path

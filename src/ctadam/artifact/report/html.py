@@ -43,6 +43,7 @@ _ENVIRONMENT = Environment(
     undefined=StrictUndefined,
 )
 _ENVIRONMENT.filters |= {"duration": duration, "size": size}
+_ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
 _ENVIRONMENT.globals |= {"asset": asset}
 
 

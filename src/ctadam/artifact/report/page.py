@@ -15,11 +15,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from ctadam import __version__
-from ctadam.artifact import explain, history
+from ctadam.artifact import explain, history, report
 from ctadam.artifact.figures import FIGURES, caption_path, caption_title, paths
 from ctadam.artifact.ledger import CLAIMS, VERDICTS, Claim, levels_of, read_ledger
 from ctadam.artifact.report import (
-    HEADLINE_SCALES,
     ONLY_ABSTRACT,
     SOURCE,
     SOURCES,
@@ -176,7 +175,7 @@ def _claim(
 def _scales_of(figure: str, claims: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the scales in the order in which they show a figure: by the number of its claims that they decide."""
     decided = [claim["scale"] for claim in claims if claim["figure"] == figure]
-    return sorted(HEADLINE_SCALES, key=lambda scale: (-decided.count(scale), HEADLINE_SCALES.index(scale)))
+    return sorted(report.HEADLINE_SCALES, key=lambda scale: -decided.count(scale))
 
 
 def _figure(
