@@ -8,12 +8,13 @@ endif
 # Jobs, tests and tools are those of .venv, whatever else is installed.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help reproduce cached report verify test test-ecosystem check archive lock environment clean
+.PHONY: help reproduce cached page report verify test test-ecosystem check archive lock environment clean
 
 help:
 	@echo "make reproduce   retrain everything at laptop scale, redraw every figure, judge every claim"
 	@echo "make cached      redraw and judge the shipped runs, and compare with what is shipped; nothing is trained"
-	@echo "make report      the same as one page for a browser, report.html"
+	@echo "make page        write the shipped results as one page for a browser, artifact.html"
+	@echo "make report      make Snakemake's own report, report.html"
 	@echo "make verify      check the shipped runs: all hashes, and a sample of them made again here"
 	@echo "make test        run the tests"
 	@echo "make test-ecosystem  run KAdam with Lightning, Hugging Face, FSDP and others; a few minutes"
@@ -41,6 +42,10 @@ reproduce: environment
 cached: environment
 	snakemake cached
 	@echo "Done. Figures: paper_figures/redrawn/laptop/   Ledger of claims: results/redrawn/laptop/claims.csv"
+
+page: environment
+	snakemake page
+	@echo "Done. Open artifact.html in a browser: verdicts, figures with their claims, explorer, provenance"
 
 report: environment
 	snakemake report --report-after-run --report report.html

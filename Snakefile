@@ -5,6 +5,7 @@
 #   snakemake S3              retrain what claim S3 needs, and end with its verdict (ctadam explain S3)
 #   snakemake cached          derive every figure and claim from the shipped runs and compare them; no training
 #   snakemake cached_fig2     derive figure 2 from the shipped runs
+#   snakemake page            write the shipped results of all scales as one page, artifact.html
 #   snakemake verify          check all hashes and retrain a sample of the shipped runs
 #
 # Uses all cores unless --cores limits them (profiles/default).
@@ -62,7 +63,36 @@ rule cached:
         "python -m ctadam --log {log} compare {params.scale}"
 
 
-# HTML report of the shipped runs: snakemake report --report-after-run --report report.html
+# One page of the shipped results of all scales, and of your own verdicts.
+rule page:
+    input:
+        shipped=[
+            str(path)
+            for directory in ("results/cached", "paper_figures/cached")
+            for path in sorted((HERE / directory).glob("*/**/*"))
+            if path.is_file()
+        ],
+        captions=[str(HERE / f"workflow/report/{figure}.rst") for figure in FIGURES],
+        history=str(HERE / "docs/ledger_history.md"),
+        templates=templates("*"),
+        code=code("artifact.report.page"),
+    output:
+        "artifact.html",
+    log:
+        "results/logs/page.log",
+    conda:
+        "environment.yml"
+    params:
+        # As inputs they would be made again, which trains.
+        own=[
+            f"{path} {path.stat().st_mtime_ns}"
+            for path in sorted(Path("results/fresh").glob("*/claims.csv"))
+        ],
+    shell:
+        "python -m ctadam --log {log} page --out {output}"
+
+
+# Snakemake's own report of the shipped runs: snakemake report --report-after-run --report report.html
 rule report:
     input:
         rules.cached.input,

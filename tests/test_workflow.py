@@ -204,6 +204,12 @@ def test_a_cached_figure_plans_only_its_own(clone, figure):
     assert jobs == expected | {f"draw_{figure}": 1, "judge_only": 1, f"cached_{figure}": 1}
 
 
+def test_the_page_trains_nothing(clone):
+    """Its clone has judged runs of its own: they are shown, not made again."""
+    assert (clone / "results/fresh/smoke/claims.csv").exists()
+    assert planned(snakemake(clone, "-n", "-F", "page", "--config", "scale=smoke")) == {"page": 1}
+
+
 def test_a_claim_plans_only_what_it_needs(clone, tmp_path):
     jobs = planned(snakemake(clone, "-n", "-F", "cached_S7", "--config", "scale=smoke"))
     assert jobs == {"predict_tightness": 1, "measure_tightness": 1, "judge_only": 1, "cached_S7": 1}

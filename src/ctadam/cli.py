@@ -2,7 +2,8 @@
 
 ``ctadam stability`` checks a pair of betas. ``run``, ``predict``, ``measure``, ``draw`` and ``judge`` are the stages of the
 workflow. ``ledger`` prints the verdicts, and ``explain`` shows where one comes from. ``promote`` ships fresh results, ``results``
-lists the shipped ones, and ``verify`` checks them. ``config`` lists the parameters. ``archive`` makes the tarball for a DOI.
+lists the shipped ones, and ``verify`` checks them. ``page`` writes the whole as one HTML page, and ``explore`` its explorer.
+``config`` lists the parameters. ``archive`` makes the tarball for a DOI.
 """
 
 import argparse
@@ -247,12 +248,31 @@ def _archive(args: argparse.Namespace) -> None:
 
 def _pages(args: argparse.Namespace) -> None:
     """Write the report's HTML pages."""
-    from ctadam.artifact import report as pages
+    from ctadam.artifact.report import html as pages
     from ctadam.storage.manifest import refuse_shipped
 
     refuse_shipped(args.results)
     for path in pages.write_report_pages(args.results):
         log.info("%s", path)
+
+
+def _page(args: argparse.Namespace) -> None:
+    """Write the artifact's page."""
+    from ctadam.artifact.report import page
+
+    path = page.write(args.out, args.base)
+    log.info("%s: %.1f MB; open it in a browser", path, path.stat().st_size / 1e6)
+
+
+def _explore(args: argparse.Namespace) -> None:
+    """Write the explorer, and open it."""
+    import webbrowser
+
+    from ctadam.artifact.report import explorer
+
+    path = explorer.write(args.out)
+    opened = not args.no_browser and webbrowser.open(path.resolve().as_uri())
+    log.info("%s: %.0f kB%s", path, path.stat().st_size / 1e3, "" if opened else "; open it in a browser")
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -430,6 +450,20 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("pages", _pages, "Write the report's HTML pages: ledger and provenance.")
     sub.add_argument("results", metavar="RESULTS")
+
+    sub = command("page", _page, "Write the artifact as one page: verdicts, figures with claims, explorer, provenance.")
+    sub.add_argument("--out", metavar="FILE", default="artifact.html", help="default: artifact.html")
+    sub.add_argument(
+        "--base", metavar="URL", help="where the checkout's files are published; default: links relative to FILE"
+    )
+
+    sub = command(
+        "explore",
+        _explore,
+        "Write the explorer and open it: move a pair of betas, and see bounds, growth and real runs.",
+    )
+    sub.add_argument("--out", metavar="FILE", default="explorer.html", help="default: explorer.html")
+    sub.add_argument("--no-browser", action="store_true", help="do not open it")
 
     sub = command(
         "promote", _promote, "Ship complete fresh runs of a scale, and the tables, figures and ledger made from them."

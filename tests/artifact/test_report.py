@@ -10,6 +10,7 @@ from ctadam.artifact import figures, scales
 from ctadam.artifact import report as pages
 from ctadam.artifact.figures import FIGURES
 from ctadam.artifact.ledger import CLAIMS, read_ledger, sources_of_ledger
+from ctadam.artifact.report import html
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS
 from ctadam.storage.provenance import write_derived
@@ -152,7 +153,7 @@ def test_ones_own_ledger_shows_the_shipped_verdicts(checkout):
 
     results = checkout / "results/cached/smoke"
     claims.write(claims.add_shipped_columns(claims.judge(results), claims.ledger_path(results)), results)
-    page = pages.ledger_page(results)
+    page = html.ledger_page(results)
     assert page.count("shipped: ") == len(CLAIMS)
 
 
@@ -160,7 +161,7 @@ def test_the_ledger_s_page_escapes_what_it_shows(checkout):
     path = checkout / "results/cached/smoke/claims.csv"
     ledger = read_ledger(path).assign(statistic="a < b & c")
     write_derived(ledger, path, sources_of_ledger(ledger, path.parent))
-    page = pages.ledger_page(path.parent)
+    page = html.ledger_page(path.parent)
     assert "<small>a &lt; b &amp; c</small>" in page and "a < b" not in page
 
 

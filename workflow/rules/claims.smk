@@ -122,7 +122,8 @@ rule pages:
         ],
         ledger=f"results/{{tree}}/{SCALE}/claims.csv",
         record=f"results/{{tree}}/{SCALE}/claims.json",
-        code=code("artifact.report"),
+        code=code("artifact.report.html"),
+        templates=templates("snakemake_*.html", "ledger.css"),
     output:
         ledger=report(
             f"results/{{tree}}/{SCALE}/claims.html",

@@ -75,6 +75,12 @@ def code(*modules):
     return [str(HERE / "src" / "ctadam" / file.relative_to(PACKAGE)) for file in files]
 
 
+def templates(*patterns):
+    """Return the templates of HTML pages that match the patterns, for `input:`."""
+    folder = HERE / "src/ctadam/artifact/report/templates"
+    return sorted(str(path) for pattern in patterns for path in folder.glob(pattern))
+
+
 def of_experiments(names, stage):
     """Return the modules of one stage of the given experiments."""
     return [f"experiments.{name}.{stage}" for name in names]

@@ -27,7 +27,7 @@ _MAKERS = {
 }
 
 
-def _where(function: Callable[..., Any]) -> str:
+def where(function: Callable[..., Any]) -> str:
     """Return file and line of a function, relative to the checkout."""
     path, line = inspect.getsourcefile(function), inspect.getsourcelines(function)[1]
     return f"src/ctadam/{Path(str(path)).relative_to(PACKAGE)}:{line}"
@@ -101,7 +101,7 @@ def explain(root: str | Path, id: str) -> str:
         ledger = _ledger_of(directory, claim)
         data = data_of(directory, claim.experiment)
         lines += ["", f"{name}: {report.verdict_text(ledger, id)}" + (f" (data: {data})" if data else "")]
-        table = tabulate(_level_rows(ledger, claim), tablefmt="plain", disable_numparse=True)
+        table = tabulate(level_rows(ledger, claim), tablefmt="plain", disable_numparse=True)
         lines += [f"  {line}" for line in table.splitlines()]
         lines += [f"  {line}" for line in report.number_lines(ledger, id)]
     lines += ["", "Where the numbers come from", f"  figure     {_figure(root, claim)}"]
@@ -111,7 +111,7 @@ def explain(root: str | Path, id: str) -> str:
         for path, record in checked_shards(directory, claim.experiment).items():
             made = f"{record['started'][:10]}, {record['device']}, {report.duration(record['wall_s'])}"
             lines.append(f"             {_relative(path, root)}: {made}, commit {str(record.get('commit'))[:9]}")
-    lines += [f"  {what:14} {_where(function)} {function.__name__}" for what, function in functions(claim).items()]
+    lines += [f"  {what:14} {where(function)} {function.__name__}" for what, function in functions(claim).items()]
     lines += [
         "",
         f"Again from retrained runs:  snakemake {claim.id}",
@@ -132,7 +132,7 @@ def _figure(root: Path, claim: Claim) -> str:
     return f"{claim.figure}, {caption_title(root, claim.figure)} ({file})"
 
 
-def _level_rows(ledger: pd.DataFrame, claim: Claim) -> list[tuple[str, str, str, str]]:
+def level_rows(ledger: pd.DataFrame, claim: Claim) -> list[tuple[str, str, str, str]]:
     """Return all levels of a claim as text: level and part, estimate, verdict, detectable difference."""
     rows = []
     for row in levels_of(ledger).to_dict("records"):
@@ -190,7 +190,7 @@ def page(root: str | Path) -> str:
 def _level_table(ledger: pd.DataFrame, claim: Claim) -> list[str]:
     """Return the levels and further numbers of a claim as lines of Markdown."""
     lines = ["| level | estimate | verdict | detects |", "|---|---|---|---|"]
-    for cells in _level_rows(ledger, claim):
+    for cells in level_rows(ledger, claim):
         lines.append("| " + " | ".join(cell.removeprefix("detects ").replace("|", "\\|") for cell in cells) + " |")
     further = [f"- {line}" for line in report.number_lines(ledger, claim.id)]
     return [*lines, "", "Further numbers:", "", *further] if further else lines
@@ -213,7 +213,7 @@ def _sources(root: Path, claim: Claim, shown: list[str]) -> list[str]:
             lines.append(f"- Data: {data}.")
     code = []
     for what, function in functions(claim).items():
-        file = _where(function).partition(":")[0]
+        file = where(function).partition(":")[0]
         code.append(f"{what} by [`{function.__name__}`](../{file})")
     lines += [f"- Code: {', '.join(code)}.", f"- Again: `snakemake {claim.id}`."]
     return lines

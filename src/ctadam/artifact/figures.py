@@ -42,6 +42,11 @@ def paths(figure: str, out: str | Path) -> list[Path]:
     return [Path(out) / f"{_FOUND[figure][1]}.{suffix}" for suffix in FORMATS]
 
 
+def caption_path(root: str | Path, figure: str) -> Path:
+    """Return the path of a figure's caption."""
+    return Path(root) / "workflow" / "report" / f"{figure}.rst"
+
+
 def caption_title(root: str | Path, figure: str) -> str:
     """Return the title of a figure: the bold text at the start of its caption in ``workflow/report``.
 
@@ -52,7 +57,7 @@ def caption_title(root: str | Path, figure: str) -> str:
     Raises:
         ArtifactError: if there is no caption or it does not start with bold text.
     """
-    path = Path(root) / "workflow" / "report" / f"{figure}.rst"
+    path = caption_path(root, figure)
     try:
         match = re.match(r"\*\*(.+?)\*\*", path.read_text(encoding="utf-8"), re.DOTALL)
     except OSError as error:

@@ -63,6 +63,12 @@ def entries(page: str) -> set[tuple[str, str]]:
     return {(row[0], id) for row in _rows(page, _ENTRIES) for id in _ids(row[1])}
 
 
+def changes(page: str, id: str) -> list[tuple[str, str, str, str]]:
+    """Return the entries on one claim: date, change, reason, and verdict under the old rule, without Markdown's marks."""
+    rows = ([re.sub(r"\*\*|`", "", cell) for cell in row] for row in _rows(page, _ENTRIES) if id in _ids(row[1]))
+    return [(date, change, reason, verdict) for date, _, change, reason, verdict in rows]
+
+
 def _row(claim: Claim, date: str) -> str:
     return f"| {claim.id} | {date} | {claim.digest(date)} |"
 

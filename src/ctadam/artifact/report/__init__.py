@@ -1,4 +1,4 @@
-"""Render results as text: ledger and lists for the terminal, the README's table, and the report's HTML pages."""
+"""Render results as text (ledger and lists for the terminal, the README's table) and, in the modules here, as HTML pages."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from jinja2 import DictLoader, Environment, StrictUndefined
 from tabulate import tabulate
 
 from ctadam.analysis.verdicts import Claim
@@ -72,7 +71,7 @@ def _aligned(table: pd.DataFrame) -> str:
     return tabulate([list(table), *table.astype(str).to_numpy()], tablefmt="plain", disable_numparse=True)
 
 
-def _counts(ledger: pd.DataFrame) -> str:
+def counts(ledger: pd.DataFrame) -> str:
     """Return the number of claims per verdict as text."""
     counts = ledger["verdict"].value_counts()
     texts = {verdict: f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts}
@@ -102,7 +101,7 @@ def verdict_text(ledger: pd.DataFrame, id: str) -> str:
 def counts_by_source(ledger: pd.DataFrame) -> list[str]:
     """Return one line per source of claims with its number of claims per verdict."""
     groups = ((source, ledger[ledger["source"] == source]) for source in SOURCES)
-    return [f"{SOURCES[source]} ({len(rows)}): {_counts(rows)}" for source, rows in groups if len(rows)]
+    return [f"{SOURCES[source]} ({len(rows)}): {counts(rows)}" for source, rows in groups if len(rows)]
 
 
 def number(value: float, form: str = ".3g") -> str:
@@ -218,7 +217,7 @@ def ledger_text(ledger: pd.DataFrame) -> str:
             cells.append((name or "measured", text, verdict, f"shipped {theirs}" if theirs else ""))
         table = tabulate(cells, tablefmt="plain", disable_numparse=True)
         lines += [f"{'':18} {line}" for line in (f"target {target_text(row['id'])}", *table.splitlines())]
-    total = f"{len(ledger)} claim{'s' * (len(ledger) != 1)}: {_counts(ledger)}"
+    total = f"{len(ledger)} claim{'s' * (len(ledger) != 1)}: {counts(ledger)}"
     data = ", ".join(dict.fromkeys(name for cell in ledger["data"] for name in cell.split(", ") if name))
     return "\n".join([*lines, total, *counts_by_source(ledger), f"data: {data or 'none'}", ONLY_ABSTRACT])
 
@@ -427,7 +426,7 @@ def headline(root: str | Path) -> pd.DataFrame:
     return table.loc[ids].reset_index()
 
 
-def _times(overviews: Sequence[pd.DataFrame], needs: Sequence[str]) -> tuple[str, str, str]:
+def times(overviews: Sequence[pd.DataFrame], needs: Sequence[str]) -> tuple[str, str, str]:
     """Return CPU time, GPU time and size on disk of a figure's experiments, as text.
 
     Args:
@@ -468,7 +467,7 @@ def figure_table(root: str | Path, scale: str = "laptop") -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for figure, needs in FIGURES.items():
-        cpu, gpu, disk = _times(own, needs)
+        cpu, gpu, disk = times(own, needs)
         lines.append(
             f"| `{figure}` | {caption_title(root, figure)} | {_verdicts(ledger[ledger['figure'] == figure])} "
             f"| `snakemake {figure}` | {cpu} | {gpu} | {disk} |"
@@ -504,148 +503,10 @@ def with_table(page: str, table: str, begin: str = BEGIN, end: str = END) -> str
 def update_readme(root: str | Path) -> Path:
     """Update the table of figures in the README of a checkout, and return the README's path."""
     path = Path(root) / "README.md"
-    _write(path, with_table(path.read_text(encoding="utf-8"), figure_table(root)))
+    write_text(path, with_table(path.read_text(encoding="utf-8"), figure_table(root)))
     return path
 
 
-def _write(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
     write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
-
-
-_PAGE = """\
-<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; margin: 1.5rem; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin-top: 1.6rem; }
-table { border-collapse: collapse; } td, th { padding: .35rem .7rem; vertical-align: top; }
-th { text-align: left; border-bottom: 2px solid #888; white-space: nowrap; } code span { white-space: nowrap; }
-td { border-bottom: 1px solid #ddd; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.reproduced, .contradicted, .inconclusive, .in-part { font-weight: 600; }
-.reproduced { color: #00663d; } .contradicted { color: #a3320b; } .inconclusive { color: #555; } .in-part { color: #7a5b00; }
-.levels table td { border: 0; padding: 0 .7rem .15rem 0; } .levels { min-width: 27rem; } .claim { min-width: 17rem; }
-code, pre { font-size: .85em; } pre { background: #f6f6f6; padding: .7rem; } small { color: #555; }
-</style></head>
-<body><h1>{{ title }}</h1>
-{% block body %}{% endblock %}
-</body></html>
-"""
-
-# The spans prevent line breaks within an option of a command.
-_LEDGER = """\
-{% extends "page" %}
-{% block body %}
-<p>{{ total }}. Of these:</p>
-<ul>{% for line in sources %}<li>{{ line }}</li>{% endfor %}</ul>
-<p>{{ only_abstract }} A contradicted claim is a result.</p>
-<table><thead><tr><th></th><th>claim</th><th>verdict</th><th>levels</th><th>rule</th><th>source</th>
-<th>figure, command</th></tr></thead>
-<tbody>
-{% for row in rows %}
-<tr><td><b>{{ row.id }}</b></td>
-<td class="claim">{{ row.claim }}<br><small>{{ row.statistic }}</small></td>
-<td><span class="{{ row.verdict | replace(" ", "-") }}">{{ row.verdict_text }}</span>
-{%- if row.shipped_verdict %}<br><small>shipped: {{ row.shipped_verdict }}</small>{% endif %}</td>
-<td class="levels"><table>
-{% for name, text, verdict in row.lines %}
-<tr><td>{{ name | replace(" = ", "\u00a0=\u00a0") }}</td><td>{{ text }}</td>
-<td class="{{ verdict | replace(" ", "-") }}">{{ verdict }}</td></tr>
-{% endfor %}
-</table>{% for line in row.numbers %}<small>{{ line }}</small><br>{% endfor %}</td>
-<td>{{ row.rule }}<br><small>target: {{ row.target }}</small></td>
-<td>{{ row.source }}</td>
-<td>{{ row.figure }}<br><code>{% for word in row.command.split() %}<span>{{ word }}</span> {% endfor %}</code></td></tr>
-{% endfor %}
-</tbody></table>
-{% endblock %}
-"""
-
-_PROVENANCE = """\
-{% extends "page" %}
-{% block body %}
-<table><thead><tr><th>experiment</th><th>runs</th><th>rows</th><th>device</th><th>date</th><th>commit</th>
-<th>run time</th><th>size</th><th>claims</th></tr></thead>
-<tbody>
-{% for row in rows %}
-<tr><td><b>{{ row.experiment }}</b></td><td class="number">{{ "{:,}".format(row.runs) }}</td>
-<td class="number">{{ "{:,}".format(row.rows) }}</td><td>{{ row.device }}</td><td>{{ row.date }}</td>
-<td><code>{{ row.commit }}</code></td><td class="number">{{ row.seconds | duration }}</td>
-<td class="number">{{ row.bytes | size }}</td><td>{{ row.claims }}</td></tr>
-{% endfor %}
-</tbody></table>
-<p>In all {{ rows | sum("seconds") | duration }} on one device, {{ rows | sum("bytes") | size }}.</p>
-{% for name, shards, record in records %}
-<h2>{{ name }}</h2>
-<table><thead><tr><th>file</th><th>rows</th><th>started</th><th>run time</th><th>sha256</th></tr></thead>
-<tbody>
-{% for shard in shards %}
-<tr><td>{{ shard.file }}</td><td class="number">{{ "{:,}".format(shard.rows) }}</td><td>{{ shard.started }}</td>
-<td class="number">{{ shard.wall_s | duration }}</td><td><code>{{ shard.sha256[:16] }}…</code></td></tr>
-{% endfor %}
-</tbody></table>
-<details><summary>versions, data, parameters</summary><pre>{{ record }}</pre></details>
-{% endfor %}
-{% endblock %}
-"""
-
-_TEMPLATES = Environment(
-    loader=DictLoader({"page": _PAGE, "claims": _LEDGER, "provenance": _PROVENANCE}),
-    autoescape=True,
-    trim_blocks=True,
-    undefined=StrictUndefined,
-)
-_TEMPLATES.filters |= {"duration": duration, "size": size}
-#: Keys of an experiment's first record that the provenance page shows.
-_SHOWN = ("platform", "python", "packages", "determinism", "data", "code", "parameters")
-
-
-def ledger_page(results: str | Path) -> str:
-    """Return the ledger of a scale's results as HTML.
-
-    Raises:
-        ArtifactError: if the ledger is missing, was edited, or was made from other tables.
-    """
-    check_ledger(results)
-    ledger = read_ledger(ledger_path(results))
-    rows = [
-        row
-        | {"lines": level_lines(ledger, row["id"]), "numbers": number_lines(ledger, row["id"])}
-        | {"verdict_text": verdict_text(ledger, row["id"]), "target": target_text(row["id"])}
-        | {"shipped_verdict": row.get("shipped_verdict", "")}
-        for row in ledger.to_dict("records")
-    ]
-    return _TEMPLATES.get_template("claims").render(
-        title=f"Ledger of claims: {Path(results).name} scale",
-        rows=rows,
-        total=f"{len(ledger)} claims: {_counts(ledger)}",
-        sources=counts_by_source(ledger),
-        only_abstract=ONLY_ABSTRACT,
-    )
-
-
-def provenance_page(results: str | Path) -> str:
-    """Return the provenance and run times of a scale's results as HTML.
-
-    Raises:
-        ArtifactError: if runs are missing or damaged.
-    """
-    records: list[tuple[str, list[dict[str, Any]], str]] = []
-    for name in experiments(results):
-        shards = list(checked_shards(results, name).values())
-        shown = {key: shards[0].get(key) for key in _SHOWN}
-        records.append((name, shards, yaml.safe_dump(shown, sort_keys=False, default_flow_style=None)))
-    return _TEMPLATES.get_template("provenance").render(
-        title=f"Provenance and run times: {Path(results).name} scale",
-        rows=overview(results).to_dict("records"),
-        records=records,
-    )
-
-
-def write_report_pages(results: str | Path) -> list[Path]:
-    """Write the report's HTML pages to the directory of the results, and return their paths."""
-    pages = {"claims": ledger_page, "provenance": provenance_page}
-    paths = [Path(results) / f"{name}.html" for name in pages]
-    for path, page in zip(paths, pages.values(), strict=True):
-        _write(path, page(results))
-    return paths
