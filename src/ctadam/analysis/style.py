@@ -142,6 +142,8 @@ def means(
         shift = ScaledTranslation(step * (i - (len(levels) - 1) / 2) / 72, 0, ax.figure.dpi_scale_trans)
         for line in ax.lines[drawn:]:
             line.set_transform(ax.transData + shift)
+        if step and len(levels) > 1:
+            ax.margins(x=0.1)
 
 
 def share_y(axes: Sequence[Axes]) -> None:

@@ -172,7 +172,7 @@ def _rates(ax: Axes, curve: pd.DataFrame, pairs: pd.DataFrame) -> None:
     looks = {"rate": {"color": "0.6", "marker": "o"}, "held_rate": {"color": style.COLORS["measured"], "marker": "."}}
     for (column, look), rows in zip(looks.items(), (curve, repeated), strict=True):
         rows = rows[np.isfinite(rows[column])].assign(kind=column)
-        face = {"markerfacecolor": "w"} if column == "rate" else {}
+        face: dict[str, Any] = {"markerfacecolor": "w"} if column == "rate" else {}
         style.means(ax, rows, "kind", {column: look}, x="C", y=column, linestyle="none", zorder=2, **face)
     for _, rows in pairs.groupby(["beta2", "beta1"]):
         _mark(ax, (float(rows["beta2"].iloc[0]), float(rows["beta1"].iloc[0])), rows["C"].iloc[0], rows["rate"].mean())

@@ -112,7 +112,7 @@ def _map(ax: Axes, group: pd.DataFrame, colors: Colormap, norm: Normalize) -> No
     ax.set(xlim=(-step / 2, 1), ylim=(-step / 2, 1), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
 
 
-def _shares(ax: Axes, runs: pd.DataFrame, looks: dict[str, tuple[str, str]], loc: str) -> None:
+def _shares(ax: Axes, runs: pd.DataFrame, looks: dict[str, tuple[str, str]], loc: Any) -> None:
     """Draw the share of runs above each ``ratio``, one line per ``name``, with the limit 1."""
     palette = {name: color for name, (color, _) in looks.items()}
     options: dict[str, Any] = {"hue": "name", "hue_order": list(looks), "palette": palette, "legend": False}

@@ -304,7 +304,7 @@ def _distance_ratios(ax: Axes, fixed: pd.DataFrame) -> None:
     for i, (decay, face) in enumerate(_faces(fixed).items()):
         own = rows[rows["weight_decay"] == decay]
         own = own.assign(memory=own["memory"] * 1.15**i)
-        look = {"markerfacecolor": face, "linestyle": "none"}
+        look: dict[str, Any] = {"markerfacecolor": face, "linestyle": "none"}
         style.means(ax, own, "optimizer", OPTIMIZERS, x="memory", y="ratio", **look)
     ax.set_ylabel("distance from AdamW / Adam's")
     ax.set_ylim(0.5 * min(1, rows["ratio"].min()), None)

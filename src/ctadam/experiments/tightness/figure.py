@@ -52,7 +52,7 @@ def _points(ax: Axes, x: Any, y: Any, kind: str, **look: Any) -> None:
     ax.plot(x, y, **options)
 
 
-def _legend(ax: Axes, loc: str) -> None:
+def _legend(ax: Axes, loc: Any) -> None:
     """Draw a legend with an opaque background, because it may cover points."""
     look: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}
     ax.legend(loc=loc, markerscale=1.8, handletextpad=0.2, **look)
