@@ -107,10 +107,10 @@ def test_an_experiment_is_one_folder(changed):
 def test_the_example_runs_and_its_claim_is_judged(changed):
     """Trained, drawn and judged; and after promotion, as the page ends, the README's table shows the verdict."""
     directory, _ = changed
-    words = ["--cores", "1", "fig10", "--config", "scale=smoke"]
+    words = ["--cores", "1", "fig20", "--config", "scale=smoke"]
     done = subprocess.run([sys.executable, "-m", "snakemake", *words], cwd=directory, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (directory / "paper_figures/fresh/smoke/fig10_silence.png").stat().st_size > 10_000
+    assert (directory / "paper_figures/fresh/smoke/fig20_silence.png").stat().st_size > 10_000
     code = """
 import json, sys
 sys.path.insert(0, "src")
@@ -121,8 +121,8 @@ from ctadam import cli
 from ctadam.artifact import report
 assert cli.main(["promote", "smoke", "silence"]) == 0
 report.HEADLINE_SCALES = ("smoke",)
-assert "| reproduced: [X1](docs/claims.md#x1) | `snakemake fig10` |" in report.figure_table(".", "smoke")
-print(json.dumps([outcome.verdict, check.outcome, ledger.CLAIMS[-1].id, figures.caption_title(".", "fig10")]))
+assert "| reproduced: [X1](docs/claims.md#x1) | `snakemake fig20` |" in report.figure_table(".", "smoke")
+print(json.dumps([outcome.verdict, check.outcome, ledger.CLAIMS[-1].id, figures.caption_title(".", "fig20")]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == ["reproduced", "same", "X1", "A coordinate without gradients"]

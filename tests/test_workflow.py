@@ -314,7 +314,7 @@ TRAINED_BY_TRAINER = set(EXPERIMENTS) - {"quadratic", "tightness", "trajectory"}
             | {"draw_fig9"},
         ),
         ("optim/fused.py", set()),
-        ("analysis/slopes.py", {"measure_growth", "measure_practice", "draw_fig2", "draw_fig8"}),
+        ("analysis/slopes.py", {"measure_growth", "measure_practice", "draw_fig2", "draw_fig10", "draw_fig11"}),
         pytest.param("theory/flow.py", {"train_trajectory", "predict_trajectory"}, marks=pytest.mark.slow),
     ],
 )

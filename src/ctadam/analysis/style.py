@@ -6,11 +6,16 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
+from numpy.typing import ArrayLike
 
+from ctadam.analysis.seeds import over_seeds
 from ctadam.errors import ArtifactError
 
 
@@ -59,6 +64,8 @@ def by_rank(where: str, entries: Sequence[Any], values: Iterable[Hashable]) -> d
 
 #: Text width in inches. Figures of this width are printed without scaling.
 TEXT_WIDTH = 6.75
+#: Size of the smallest text, in points.
+SMALL = 7
 #: Categorical colours by role (seaborn's colorblind palette), so that each law has one colour in all figures.
 _PALETTE = sns.color_palette("colorblind").as_hex()
 COLORS = Table(
@@ -103,6 +110,63 @@ OPTIMIZERS: list[dict[str, Any]] = [
 ]
 #: Line styles of the models.
 MODEL_LINES = Table("analysis/style.py: MODEL_LINES", {"mlp": "--", "transformer": "-"})
+
+
+def interval(values: ArrayLike) -> tuple[float, float]:
+    """Return the ledger's 95 % interval of a mean over seeds, for seaborn's ``errorbar``; the mean itself where there is none."""
+    mean, low, high = over_seeds(values)
+    return (low, high) if np.isfinite(low) else (mean, mean)
+
+
+def means(
+    ax: Axes, data: pd.DataFrame, by: str, looks: Mapping[Any, Mapping[str, Any]], *, dodge: float = 2.5, **options: Any
+) -> None:
+    """Draw means over seeds with the ledger's intervals, one colour and marker per level of a column.
+
+    Args:
+        ax: panel. Set the scale of its axes before: on a logarithmic axis the mean of y is the geometric mean.
+        data: table with one row per run.
+        by: column that colours and markers distinguish.
+        looks: ``color``, ``marker`` and, optionally, ``linestyle`` of each level, in the order of drawing.
+        dodge: horizontal distance of the levels from each other, in points; none where the means are horizontal. Data
+            coordinates are not changed.
+        **options: ``x``, ``y`` and further options of `seaborn.pointplot`.
+    """
+    groups: dict[Any, pd.DataFrame] = dict(list(data.groupby(by)))
+    levels = [level for level in looks if level in groups]
+    common: dict[str, Any] = {"markersize": 3.5, "linewidth": 1, "err_kws": {"linewidth": 0.8}}
+    for i, level in enumerate(levels):
+        drawn, look = len(ax.lines), common | dict(looks[level]) | options
+        sns.pointplot(groups[level], errorbar=interval, native_scale=True, ax=ax, **look)
+        step = 0 if options.get("orient") == "y" else dodge
+        shift = ScaledTranslation(step * (i - (len(levels) - 1) / 2) / 72, 0, ax.figure.dpi_scale_trans)
+        for line in ax.lines[drawn:]:
+            line.set_transform(ax.transData + shift)
+        if step and len(levels) > 1:
+            ax.margins(x=0.1)
+
+
+def share_y(axes: Sequence[Axes]) -> None:
+    """Give panels in one row the same y-axis, wide enough for all, and one label."""
+    limits = np.array([ax.get_ylim() for ax in axes])
+    for ax in axes:
+        ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+    for ax in axes[1:]:
+        ax.set_ylabel("")
+        ax.tick_params(labelleft=False)
+
+
+def handle(label: str, **look: Any) -> Line2D:
+    """Return a legend entry."""
+    return Line2D([], [], label=label, **{"markersize": 4, "linewidth": 1.2} | look)
+
+
+def rates_axis(ax: Axes, rates: Iterable[float], label: str = r"learning rate $\eta$") -> None:
+    """Set a logarithmic x-axis with a tick at each of the given learning rates, and labels as far as there is room."""
+    ticks = sorted(set(rates))
+    ax.set(xscale="log", xlabel=label)
+    ax.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
+    ax.xaxis.minorticks_off()
 
 
 def coefficient_scale(low: float, high: float) -> tuple[ListedColormap, TwoSlopeNorm]:

@@ -1,7 +1,8 @@
 """Find, draw, save and compare the figures.
 
-Each experiment's ``figure.py`` defines ``draw(results)``, which returns a matplotlib figure. Identical data give identical bytes:
-the files hold no dates, fonts are fully embedded, and all figures share `ctadam.analysis.style`.
+Each experiment's ``figure.py`` defines ``draw(results)``, which returns a matplotlib figure, and one such function for each
+further figure, such as ``draw_growth`` for ``fig10_growth``. Identical data give identical bytes: the files hold no dates, fonts
+are fully embedded, and all figures share `ctadam.analysis.style`.
 """
 
 import importlib
@@ -9,24 +10,39 @@ import os
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from ctadam.errors import ArtifactError
 from ctadam.experiments import EXPERIMENTS
 
 
-def _find() -> dict[str, tuple[str, str, tuple[str, ...]]]:
-    """Return ``{figure: (experiment, file name without suffix, experiments that it needs)}``, sorted by figure number."""
-    figures: dict[str, tuple[str, str, tuple[str, ...]]] = {}
+class _Place(NamedTuple):
+    """Where a figure is drawn: experiment, function in its ``figure.py``, file name without suffix, experiments that it needs."""
+
+    experiment: str
+    function: str
+    stem: str
+    needs: tuple[str, ...]
+
+
+def _find() -> dict[str, _Place]:
+    """Return the place of each figure, sorted by figure number."""
+    places = []
     for name in EXPERIMENTS:
         package = importlib.import_module(f"ctadam.experiments.{name}")
         if package.FIGURE:
-            figures[package.FIGURE.split("_")[0]] = (name, package.FIGURE, package.NEEDS)
+            places.append(_Place(name, "draw", package.FIGURE, package.NEEDS))
+        for stem, needs in getattr(package, "FURTHER_FIGURES", {}).items():
+            places.append(_Place(name, f"draw_{stem.partition('_')[2]}", stem, needs))
+    figures = {place.stem.partition("_")[0]: place for place in places}
+    if len(figures) < len(places):
+        raise ArtifactError(f"two figures have one number: {', '.join(sorted(place.stem for place in places))}")
     return dict(sorted(figures.items(), key=lambda item: int(item[0].removeprefix("fig"))))
 
 
 _FOUND = _find()
 #: Figures and the experiments whose results they show.
-FIGURES = {figure: needs for figure, (_, _, needs) in _FOUND.items()}
+FIGURES = {figure: place.needs for figure, place in _FOUND.items()}
 FORMATS = ("pdf", "png")
 #: Two figures agree if at most the share ``PIXELS`` of their pixels differs by more than ``LEVELS`` of 255 levels.
 PIXELS, LEVELS = 1e-4, 16
@@ -34,12 +50,12 @@ PIXELS, LEVELS = 1e-4, 16
 
 def module(figure: str) -> str:
     """Return the dotted name of the module that draws a figure, without the leading ``ctadam.``."""
-    return f"experiments.{_FOUND[figure][0]}.figure"
+    return f"experiments.{_FOUND[figure].experiment}.figure"
 
 
 def paths(figure: str, out: str | Path) -> list[Path]:
     """Return the paths of a figure's files in a directory, one per format."""
-    return [Path(out) / f"{_FOUND[figure][1]}.{suffix}" for suffix in FORMATS]
+    return [Path(out) / f"{_FOUND[figure].stem}.{suffix}" for suffix in FORMATS]
 
 
 def caption_path(root: str | Path, figure: str) -> Path:
@@ -102,7 +118,7 @@ def draw(figure: str, results: str | Path, out: str | Path) -> list[Path]:
 
     style, drawing = _import("analysis.style"), _import(module(figure))
     with style.context():
-        picture = drawing.draw(results)
+        picture = getattr(drawing, _FOUND[figure].function)(results)
         style.freeze_layout(picture)
         for path in paths(figure, out):
             # Without dates and software versions the bytes depend on the data alone.

@@ -75,6 +75,7 @@ _UNLESS_SHORT = "; inconclusive if the law predicts less than e-fold growth in t
     target={"paper's bound": at_most(1 + 1e-9), "exact bound": at_most(1 + 1e-9)},
     columns=("update_max", "C"),
     form=".6g",
+    figure="fig10",
 )
 def _s1(e: Evidence) -> Judgement:
     stable = e.table[(e.table["C"] > 0) & (e.table["state_dtype"] == "float64")]
@@ -111,6 +112,7 @@ def _s1(e: Evidence) -> Judgement:
     target=at_least(0.98),
     columns=("rate_r_squared", "C"),
     form=".4f",
+    figure="fig10",
 )
 def _s2(e: Evidence) -> Judgement:
     curve = _curve(e)
@@ -307,6 +309,7 @@ def _s5(e: Evidence) -> Judgement:
     rule=f"each within 10 % of 1{_UNLESS_SHORT}",
     target={DISPLACEMENT[0]: within(0.1), PARAMETER[0]: within(0.1)},
     columns=("displacement_rate", "param_rate", "displacement_rate_exact"),
+    figure="fig10",
 )
 def _s6(e: Evidence) -> Judgement:
     curve = _curve(e)
@@ -425,6 +428,7 @@ def held_growth(steps: pd.DataFrame, cap_unseen: float) -> float:
     rule="B ≤ 512: at most 1; B ≥ 768: within 10 % of 1",
     target={"update over bound": at_most(1.0), "growth over ln(γ/√β)": within(0.1)},
     columns=("peak", "bound_exact", "update_max", "unseen", "cap_unseen"),
+    figure="fig11",
 )
 def _s14(e: Evidence) -> Judgement:
     rule = _recipe(e)
@@ -460,6 +464,7 @@ def _s14(e: Evidence) -> Judgement:
     rule="ratio at most 1 and 95 % interval of the difference below 0",
     target={"update over bound": at_most(1.0), "test loss difference": below(0.0)},
     columns=("peak", "bound_paper", "test_loss"),
+    figure="fig11",
 )
 def _s15(e: Evidence) -> Judgement:
     levels: list[Level] = []

@@ -50,6 +50,7 @@ def _geometric(logarithms: ArrayLike, part: str) -> Level:
     "seeds, and where the runs end before the growth is predicted to",
     target={PEAKS: within(0.2), UNSEEN: within(0.2), PRECISION: below(0.5)},
     columns=("peak", "peak_unseen", "cap", "cap_unseen", "underflow_unseen"),
+    figure="fig13",
 )
 def _e1(e: Evidence) -> Judgement:
     runs = _masked(e.table[e.table["variant"] == "epsilon"], "peak", "peak_unseen")
@@ -105,6 +106,7 @@ def _e1(e: Evidence) -> Judgement:
     target=within(1e-4, of=0.0),
     columns=("held_rate", "precision"),
     form=".2g",
+    figure="fig13",
 )
 def _e2(e: Evidence) -> Judgement:
     table = _masked(e.table, "held_rate", "peak")

@@ -17,8 +17,8 @@ from ctadam.analysis import style
 from ctadam.storage.store import read_joined, read_runs
 from ctadam.theory import stability
 
-#: Number of panels per row.
-COLUMNS = 3
+#: Number of maps per row.
+COLUMNS = 4
 #: Largest update on the colour scale.
 TOP = 100.0
 #: Panel title of each sweep, after the learning rate.
@@ -61,38 +61,34 @@ def draw(results: str | Path) -> Figure:
     NAMES.require(runs["sweep"])
     settings = list(runs.groupby(["sweep", "lr", "noise", "weight_decay"], sort=False))
     shown = [(values, group) for values, group in settings if values[0] != "distant"]
-    rows = -(-(len(shown) + 2) // COLUMNS)
-    figure, grid = plt.subplots(
-        rows, COLUMNS, figsize=(style.TEXT_WIDTH, 2.05 * rows + 0.7), layout="constrained", squeeze=False
-    )
-    axes = list(grid.flat)
-    maps, (near, params), unused = axes[: len(shown)], axes[len(shown) : len(shown) + 2], axes[len(shown) + 2 :]
+    rows = len(shown) // COLUMNS + 1  # one more place than maps, for the legend
+    figure = plt.figure(figsize=(style.TEXT_WIDTH, 1.55 * rows + 2.7), layout="constrained")
+    # Separate subfigures, so that the maps are spaced evenly.
+    subfigures: Any = figure.subfigures(2, 1, height_ratios=[1.55 * rows + 0.3, 2.4])
+    upper, lower = subfigures
+    grid = upper.subplots(rows, COLUMNS, squeeze=False)
+    places, halves = list(grid.flat[: len(shown) + 1]), lower.subplots(1, 2)
+    for ax in grid.flat[len(shown) + 1 :]:
+        ax.remove()
+    maps, legend = places[:-1], places[-1]
     norm, colors = LogNorm(1, TOP), mpl.colormaps["cividis"].copy()
     for i, (ax, ((sweep, lr, noise, decay), group)) in enumerate(zip(maps, shown, strict=True)):
         _map(ax, group, colors, norm)
         what = SWEEPS[sweep].format(noise=noise, weight_decay=decay)
-        ax.set_title(rf"$\eta$ = {lr:g}" + (f", {what}" if what else ""))
-        if i % COLUMNS:
-            ax.tick_params(labelleft=False)
-        else:
-            ax.set_ylabel(r"$\gamma$ (beta1)")
-        if i + COLUMNS < len(shown):
-            ax.tick_params(labelbottom=False)
-        else:
-            ax.set_xlabel(r"$\beta$ (beta2)")
-    for ax in unused:
-        ax.remove()
-    _near(near, runs)
-    _params(params, runs)
-    bar = figure.colorbar(
-        ScalarMappable(norm, colors), ax=axes, location="bottom", shrink=0.5, aspect=40, extend="max", pad=0.02
-    )
+        # Only the sweep's own parameter, and the learning rate where it is swept.
+        ax.set_title(what or rf"$\eta$ = {lr:g}")
+        left, bottom = i % COLUMNS == 0, i // COLUMNS == rows - 1
+        ax.tick_params(labelleft=left, labelbottom=bottom)
+        ax.set(xlabel=r"$\beta$ (beta2)" if bottom else "", ylabel=r"$\gamma$ (beta1)" if left else "")
+    legend.set_axis_off()
+    legend.legend(*maps[0].get_legend_handles_labels(), loc="center", handlelength=1.6)
+    bar = upper.colorbar(ScalarMappable(norm, colors), ax=places, aspect=30, extend="max")
     bar.set_label(r"largest update, $\max_n \|u_n\|_\infty$")
-    bar.ax.xaxis.set_major_formatter("{x:g}")
-    handles, labels = maps[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), handlelength=1.8, columnspacing=1.4)
-    style.label_panels([*maps, near, params])
-    for ax in (near, params):
+    bar.ax.yaxis.set_major_formatter("{x:g}")
+    _near(halves[0], runs)
+    _params(halves[1], runs)
+    style.label_panels([*maps, *halves])
+    for ax in halves:
         sns.despine(ax=ax)
     return figure
 
@@ -116,43 +112,43 @@ def _map(ax: Axes, group: pd.DataFrame, colors: Colormap, norm: Normalize) -> No
     ax.set(xlim=(-step / 2, 1), ylim=(-step / 2, 1), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
 
 
-def _shares(ax: Axes, ratio: pd.Series, color: Any, line: str, name: str) -> None:
-    """Draw the share of runs above each ratio, with the limit 1."""
-    values = np.sort(ratio.to_numpy())
-    ax.plot(values, 1 - np.arange(len(values)) / len(values), line, color=color, label=name)
+def _shares(ax: Axes, runs: pd.DataFrame, looks: dict[str, tuple[str, str]], loc: Any) -> None:
+    """Draw the share of runs above each ``ratio``, one line per ``name``, with the limit 1."""
+    palette = {name: color for name, (color, _) in looks.items()}
+    options: dict[str, Any] = {"hue": "name", "hue_order": list(looks), "palette": palette, "legend": False}
+    sns.ecdfplot(runs, x="ratio", complementary=True, ax=ax, **options)
+    # seaborn draws the last level first.
+    for i, (line, (name, (_, kind))) in enumerate(zip(ax.lines[::-1], looks.items(), strict=True)):
+        line.set(linestyle=kind, label=name, zorder=2 + i / 10)
+    ax.axvline(1, color="0.5", lw=0.8, zorder=0)
+    ax.set(xlim=(0, 1.05), ylim=(0, 1.05), ylabel="share of runs above")
+    ax.legend(handles=ax.lines[-2::-1], loc=loc, handlelength=2.2)
 
 
 def _near(ax: Axes, runs: pd.DataFrame) -> None:
     """Draw the share of runs above each ratio of update to exact bound, over the second half of the steps."""
-    groups = dict(list(runs.groupby("sweep", sort=False)))
-    for sweep, (color, line) in style.by_rank("experiments/quadratic/figure.py: LOOKS", LOOKS, groups).items():
-        _shares(ax, groups[sweep]["ratio_late"], color, line, NAMES[sweep])
-    ax.axvline(1, color="0.5", lw=0.8)
-    # Room for the legend above the curves.
-    ax.set(xlim=(0, 1.05), ylim=(0, 1.1), xlabel=r"late $\|u_n\|_\infty$ / bound", title="updates")
-    ax.set_ylabel("share of runs above")
-    ax.legend(loc="upper left", handlelength=1.9, borderaxespad=0, labelspacing=0.2)
+    looks = style.by_rank("experiments/quadratic/figure.py: LOOKS", LOOKS, runs["sweep"].unique())
+    runs = runs.assign(name=runs["sweep"].map(NAMES), ratio=runs["ratio_late"])
+    _shares(ax, runs, {NAMES[sweep]: look for sweep, look in looks.items()}, "lower left")
+    ax.set(xlabel="largest late update / exact bound", title="updates, all pairs (S9)")
 
 
 def _params(ax: Axes, runs: pd.DataFrame) -> None:
     """Draw the share of runs with decay inside the region above each ratio of the largest parameter to its bound."""
     looks = style.by_rank("experiments/quadratic/figure.py: LOOKS", LOOKS, runs["sweep"].unique())
     runs = runs[(runs["weight_decay"] > 0) & (runs["C"] > 0)]
+    bound = np.maximum(runs["param_start"], runs["limit_exact"] / runs["weight_decay"])
+    runs = runs.assign(ratio=runs["param_max"] / bound)
+    chosen, parts = {}, []
     for sweep, group in runs.groupby("sweep", sort=False):
         decays = dict(list(group.groupby("weight_decay", sort=False)))
         where = "experiments/quadratic/figure.py: DECAY_LINES"
         for decay, line in style.by_rank(where, DECAY_LINES, decays).items():
-            chosen = decays[decay]
-            ratio = chosen["param_max"] / np.maximum(chosen["param_start"], chosen["limit_exact"] / decay)
+            name = SWEEPS[sweep].format(weight_decay=decay)
             color, own = looks[sweep]
-            _shares(
-                ax,
-                ratio,
-                color,
-                own if len(decays) == 1 else line,
-                SWEEPS[sweep].format(weight_decay=decay).replace(", ", ",\n"),
-            )
-    ax.axvline(1, color="0.5", lw=0.8)
-    ax.set(xlim=(0, 1.05), ylim=(0, 1), title="parameters, $C>0$", ylabel="share of runs above")
-    ax.set_xlabel(r"$\max_n\|\theta_n\|_\infty$ / $\max(\|\theta_0\|_\infty, B/\lambda)$")
-    ax.legend(loc="center right", handlelength=1.9, borderaxespad=1.5, labelspacing=0.2)
+            chosen[name] = (color, own if len(decays) == 1 else line)
+            parts.append(decays[decay].assign(name=name))
+    _shares(ax, pd.concat(parts), chosen, "center")
+    ax.set(
+        xlabel=r"largest parameter / $\max(\|\theta_0\|_\infty, B/\lambda)$", title="parameters, pairs with $C>0$ (S12)"
+    )

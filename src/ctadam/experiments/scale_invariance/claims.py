@@ -236,6 +236,7 @@ def path_level(shares: pd.DataFrame, name: str) -> Level:
     rule=f"within 5 % of 1{_UNSETTLED}",
     target=within(0.05),
     columns=("path", "path_paper"),
+    figure="fig12",
 )
 def _n5(e: Evidence) -> Judgement:
     levels = [path_level(rows, f"γ = {gamma:g}") for gamma, rows in by_gamma(of_main_model(growth(e.table)))]
@@ -296,6 +297,7 @@ def distance_levels(table: pd.DataFrame) -> Iterator[tuple[Any, Level, Level]]:
     rule=f"interval below 0; undecided where more than 5 % of ‖W_0‖² is left at the end{_UNSETTLED}",
     target=below(0.0),
     columns=("distance_2adam", "distance_adam", "remembered"),
+    figure="fig12",
 )
 def _n6(e: Evidence) -> Judgement:
     return Judgement([level for _, level, _ in distance_levels(e.table)])
@@ -324,6 +326,7 @@ def rate_levels(table: pd.DataFrame) -> list[Level]:
     rule=f"≤ 0.5; undecided where more than 5 % of ‖W_0‖² is left at the end for some λ{_UNSETTLED}",
     target=at_most(0.5),
     columns=("distance_2adam_inertial", "distance_2adam", "remembered"),
+    figure="fig12",
 )
 def _n9(e: Evidence) -> Judgement:
     runs = e.table[(e.table["variant"] == "fixed_norm") & (e.table["beta1"] > 0)]
@@ -358,6 +361,7 @@ def steady_levels(table: pd.DataFrame) -> Iterator[tuple[float, Level, Level]]:
     rule=f"both within 10 % of 1; undecided where more than 5 % of ‖W_0‖² is left when the window starts{_UNSETTLED}",
     target={"norm": within(0.1), "angle": within(0.1)},
     columns=("window_norm_sq", "window_update_sq", "angle", "norm_inertial", "angle_inertial", "window_start"),
+    figure="fig12",
 )
 def _n10(e: Evidence) -> Judgement:
     return Judgement([level for _, norm, angle in steady_levels(e.table) for level in (norm, angle)])

@@ -1,6 +1,9 @@
-"""Figure 4: norms and directions of scale-invariant weights (arXiv 2411.05746, on normalization; claims N1-N6, N8-N10)."""
+"""Figures 4 and 12: norms and directions of scale-invariant weights (arXiv 2411.05746, on normalization).
 
-from collections.abc import Sequence
+Figure 4 shows claims N1-N4 and N8, figure 12 claims N5, N6, N9 and N10.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,92 +14,100 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ctadam.analysis import style
-from ctadam.analysis.verdicts import Level
 from ctadam.experiments.scale_invariance.claims import (
     MAIN_MODEL,
     by_gamma,
     by_model,
     coarse_level,
-    distance_levels,
     growth,
     growth_level,
     of_main_model,
-    path_level,
-    steady_levels,
 )
 from ctadam.storage.store import read_joined, read_runs
+from ctadam.theory import scale_invariance as theory
 
-#: Norm law -> label, color and line, in the order of the legend. Markers are the models'.
+#: Norm law -> colour and marker, name and line.
 LAWS = {
-    "paper": ("paper's law", style.COLORS["paper"], "--"),
-    "inertial": ("inertial law", style.COLORS["exact"], "-"),
+    "paper": {"color": style.COLORS["paper"], "marker": "o"},
+    "inertial": {"color": style.COLORS["exact"], "marker": "s"},
 }
-#: Optimizer for weights of fixed norm -> label, color and line, in the order of the legend.
+LAW_NAMES = {"paper": "paper's law", "inertial": "inertial law"}
+LINES = {"paper": "--", "inertial": "-"}
+#: Optimizer for weights of fixed norm -> colour, marker and line, in the order of the legend. The laws' colours are theirs.
 OPTIMIZERS = style.Table(
     "experiments/scale_invariance/figure.py: OPTIMIZERS",
     {
-        "adam": ("Adam, constant rate", "0.35", ":"),
-        "2adam": ("2-Adam (paper's law)", style.COLORS["paper"], "--"),
-        "2adam_inertial": (r"2-Adam, rate$/\sqrt{f}$ (inertial law)", style.COLORS["exact"], "-"),
+        "adam": {"color": "0.35", "marker": "", "linestyle": ":"},
+        "2adam": {**LAWS["paper"], "linestyle": "--"},
+        "2adam_inertial": {**LAWS["inertial"], "linestyle": "-"},
     },
 )
+#: Names of these optimizers.
+NAMES = {
+    "adam": "Adam, constant rate",
+    "2adam": "2-Adam (paper's law)",
+    "2adam_inertial": "2-Adam, rate\n" + r"over $\sqrt{f}$ (inertial law)",
+}
 MODEL_MARKERS = style.Table(
     "experiments/scale_invariance/figure.py: MODEL_MARKERS", {"transformer": "o", "cnn": "s", "mlp": "^", "linear": "D"}
 )
+#: Looks of the two quantities in the steady state.
+STEADY = {"norm": {"color": style.COLORS["measured"], "marker": "o"}, "angle": {"color": "0.6", "marker": "v"}}
+TARGET = Patch(color="0.9", lw=0, label="target of the claim")
 
 
 def draw(results: str | Path) -> Figure:
-    """Draw the figure from the runs, predictions and measurements of ``scale_invariance`` in the directory ``results``."""
-    runs = read_runs(results, "scale_invariance")
-    table = read_joined(results, "scale_invariance")
+    """Draw figure 4 from the runs, predictions and measurements of ``scale_invariance`` in the directory ``results``."""
+    runs, table = read_runs(results, "scale_invariance"), read_joined(results, "scale_invariance")
     MODEL_MARKERS.require(table["model"])
-    OPTIMIZERS.require(runs["optimizer"].dropna())
     shares = growth(table)
-    figure, axes = plt.subplots(2, 4, figsize=(style.TEXT_WIDTH, 4.5), layout="constrained")
-    _norm(axes[0, 0], runs, table)
-    _fractions(axes[0, 1], shares)
-    _coarse(axes[0, 2], shares)
-    _cosines(axes[0, 3], runs)
-    _path_ratios(axes[1, 0], shares)
-    _steady(axes[1, 1], table)
-    _distances(axes[1, 2], runs, table)
-    _distance_ratios(axes[1, 3], table)
-    handles: list[Artist] = [_line(*look) for look in LAWS.values()]
-    handles += [_marker("measured", MODEL_MARKERS[MAIN_MODEL]), Patch(color="0.85", lw=0, label="target of the claim")]
-    figure.legend(loc="outside upper center", handles=handles, ncols=4, columnspacing=1.4)
-    figure.legend(loc="outside lower center", handles=_fixed_norm_handles(table), ncols=4, columnspacing=1.4)
+    figure, axes = plt.subplots(2, 2, figsize=(style.TEXT_WIDTH, 4.6), layout="constrained")
+    _norm(axes[0, 0], runs)
+    _fractions(axes[0, 1], of_main_model(shares))
+    _cosines(axes[1, 0], runs)
+    _coarse(axes[1, 1], shares)
+    handles: list[Artist] = [
+        style.handle("measured", ls="", marker="o", color=style.COLORS["measured"], mfc="w"),
+        *(style.handle(LAW_NAMES[law], ls=LINES[law], **look) for law, look in LAWS.items()),
+        TARGET,
+    ]
+    figure.legend(loc="outside upper center", handles=handles, ncols=4)
     style.label_panels(axes.flat)
     sns.despine(figure)
     return figure
 
 
-def _line(label: str, color: str, line: Any) -> Line2D:
-    """Return a legend entry for a law or an optimizer."""
-    return Line2D([], [], color=color, ls=line, label=label)
-
-
-def _marker(label: str, marker: str, fill: str = "w") -> Line2D:
-    """Return a legend entry for a marker."""
-    return Line2D([], [], ls="", color=style.COLORS["measured"], marker=marker, ms=3.5, mfc=fill, label=label)
-
-
-def _fixed_norm_handles(table: pd.DataFrame) -> list[Line2D]:
-    """Return the legend of the last two panels: optimizers in its first row, models and decays in its second."""
-    runs = table[table["variant"] == "fixed_norm"]
-    first = [_line(*look) for look in OPTIMIZERS.values()]
-    second = [_marker(f"{model}, (h)", MODEL_MARKERS[model]) for model in runs["model"].unique()]
-    decays = sorted(runs["weight_decay"].unique())
-    second += [
-        _marker(rf"$\lambda={decay:g}$, (h)", "o", style.COLORS["measured"] if decay == decays[-1] else "w")
-        for decay in decays
+def draw_directions(results: str | Path) -> Figure:
+    """Draw figure 12 from the same results."""
+    runs, table = read_runs(results, "scale_invariance"), read_joined(results, "scale_invariance")
+    OPTIMIZERS.require(runs["optimizer"].dropna())
+    fixed = table[table["variant"] == "fixed_norm"]
+    models = list(fixed["model"].unique())
+    figure, grid = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 4.6), layout="constrained")
+    first, second, third, *ratios = grid.flat
+    _path_ratios(first, of_main_model(growth(table)))
+    _steady(second, table[table["variant"] == "steady"])
+    _distances(third, runs, fixed)
+    for ax, model in zip(ratios, models, strict=False):
+        _distance_ratios(ax, fixed[fixed["model"] == model])
+        ax.set_title(f"{model} (N6, N9)")
+    style.share_y(ratios[: len(models)])
+    for ax in ratios[len(models) : -1]:
+        ax.remove()
+    ratios[-1].set_axis_off()
+    handles: list[Artist] = [style.handle(name, **OPTIMIZERS[key]) for key, name in NAMES.items()]
+    handles += [
+        style.handle(rf"$\lambda={decay:g}$ in (d), (e)", ls="", marker="o", color="0.35", mfc=face)
+        for decay, face in _faces(fixed).items()
     ]
-    first += [_line("", "w", "") for _ in second[len(first) :]]
-    return [handle for column in zip(first, second, strict=False) for handle in column]
+    ratios[-1].legend(handles=[*handles, TARGET], loc="center left", labelspacing=0.8)
+    style.label_panels([first, second, third, *ratios[: len(models)]])
+    sns.despine(figure)
+    return figure
 
 
 def _log_axis(ax: Axes) -> None:
@@ -108,159 +119,194 @@ def _log_axis(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _gamma_axis(ax: Axes, gammas: Sequence[float]) -> None:
-    """Label an x-axis whose positions 0, 1, … are the values of γ."""
-    ax.set_xticks(range(len(gammas)), [f"{g:g}".removeprefix("0") or "0" for g in gammas])
-    ax.set(xlim=(-0.5, len(gammas) - 0.5), xlabel=r"momentum $\gamma$")
+def _memory(gamma: Any) -> Any:
+    """Return the place of γ on its axis: the length of the average, 1/(1 − γ)."""
+    return 1 / (1 - gamma)
 
 
-def _gammas(table: pd.DataFrame) -> list[float]:
-    """Return the values of γ in ascending order."""
-    return sorted(table["beta1"].unique())
+def _gamma_axis(ax: Axes, gammas: Iterable[float]) -> None:
+    """Label an x-axis whose places are those of `_memory`."""
+    gammas = sorted(set(gammas))
+    places = [_memory(gamma) for gamma in gammas]
+    ax.set(xscale="log", xlabel=r"momentum $\gamma$", xlim=(0.75, 1.35 * max(places)))
+    ax.set_xticks(places, [f"{gamma:g}" for gamma in gammas])
+    ax.xaxis.minorticks_off()
 
 
-def _usual(gammas: Sequence[float]) -> float:
+def _smooth(gammas: pd.Series) -> np.ndarray:
+    """Return values of γ for the curve of a prediction."""
+    return 1 - 1 / np.geomspace(1, _memory(gammas.max()), 101)
+
+
+def _usual(gammas: pd.Series) -> float:
     """Return the γ that is closest to 0.9."""
-    return min(gammas, key=lambda gamma: abs(gamma - 0.9))
+    return min(sorted(gammas.unique()), key=lambda gamma: abs(gamma - 0.9))
 
 
-def _points(ax: Axes, x: Sequence[float], levels: Sequence[Level], color: str, marker: str, **look: Any) -> None:
-    """Plot levels with their intervals. Levels whose norm hardly changes have no meaningful ratio and are left out."""
-    shape: dict[str, Any] = {"ms": 4, "mfc": "w", "mew": 0.9, "zorder": 4} | look
-    for place, level in zip(x, levels, strict=True):
-        if not np.isfinite(level.estimate) or level.undecided.startswith("the norm"):
-            continue
-        if np.isfinite([level.low, level.high]).all():
-            ax.plot([place, place], [level.low, level.high], color=color, lw=1, zorder=3)
-        ax.plot(place, level.estimate, marker, color=color, **shape)
-
-
-def _norm(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
+def _norm(ax: Axes, runs: pd.DataFrame) -> None:
     """Plot ‖W‖² of the first queries, measured and by each law, for minibatches without decay and the first seed."""
-    gamma = _usual(_gammas(table))
     records = runs[(runs["variant"] == "law") & (runs["record"] == "norm") & (runs["batching"] == "minibatch")]
-    records = records[(records["model"] == MAIN_MODEL) & (records["beta1"] == gamma)]
+    records = of_main_model(records)
+    records = records[records["beta1"] == (gamma := _usual(records["beta1"]))]
     queries = next(weight for weight in records["weight"] if weight.endswith("queries"))
     records = records[(records["weight"] == queries) & (records["seed"] == records["seed"].min())]
     look: dict[str, Any] = {"ms": 4, "mfc": "w", "mew": 0.9, "clip_on": False}
     ax.plot(records["step"], records["norm_sq"], MODEL_MARKERS[MAIN_MODEL], color=style.COLORS["measured"], **look)
-    for law, (_, color, line) in LAWS.items():
-        ax.plot(records["step"], records[f"law_{law}"], ls=line, color=color, zorder=3)
-    ax.set(
-        xlabel="step $n$", ylabel=r"$\|W_n\|^2$", xlim=(0, records["step"].max()), title=f"queries, $\\gamma={gamma:g}$"
-    )
+    for law, line in LINES.items():
+        ax.plot(records["step"], records[f"law_{law}"], ls=line, color=LAWS[law]["color"], zorder=3)
+    ax.set(xlabel="step $n$", ylabel=r"squared norm $\|W_n\|^2$", xlim=(0, records["step"].max()))
+    ax.set_title(f"one weight matrix, $\\gamma={gamma:g}$")
 
 
 def _fractions(ax: Axes, shares: pd.DataFrame) -> None:
     """Plot the growth fractions of both laws against γ for the main model (N3, N4, N8)."""
-    gammas = _gammas(shares)
-    ax.axhspan(0.9, 1.1, color="0.85", lw=0, zorder=0)
-    for law, (_, color, line) in LAWS.items():
-        levels = [growth_level(rows, law, "") for _, rows in by_gamma(of_main_model(shares))]
-        _points(ax, range(len(levels)), levels, color, MODEL_MARKERS[MAIN_MODEL])
-        predicted = np.ones(len(gammas))
-        if law == "paper":  # by the inertial law
-            predicted = (1 - np.array(gammas)) / (1 + np.array(gammas))
-        ax.plot(range(len(gammas)), predicted, ls=line, color=color, lw=1, zorder=2)
-    ax.set(ylabel="growth fraction", title=MAIN_MODEL)
+    ax.axhspan(0.9, 1.1, color="0.9", lw=0, zorder=0)
+    ax.set(xscale="log")
+    for law, look in LAWS.items():
+        kept = [rows for _, rows in by_gamma(shares) if not _still(growth_level(rows, law, ""))]
+        if kept:
+            rows = pd.concat(kept).assign(law=law, memory=lambda t: _memory(t["beta1"]))
+            style.means(ax, rows, "law", {law: look}, x="memory", y=law, linestyle="none")
+    gamma = _smooth(shares["beta1"])
+    predictions = {"paper": (1 - gamma) / (1 + gamma), "inertial": np.ones_like(gamma)}  # by the inertial law
+    for law, line in LINES.items():
+        ax.plot(_memory(gamma), predictions[law], ls=line, color=LAWS[law]["color"], lw=1, zorder=4)
+    ax.set(ylabel="predicted / measured growth", title=f"growth of the norm, {MAIN_MODEL}")
     _log_axis(ax)
-    _gamma_axis(ax, gammas)
+    _gamma_axis(ax, shares["beta1"])
+
+
+def _still(level: Any) -> bool:
+    """Return whether a level is undecided because the norm hardly changes, which makes ratios meaningless."""
+    return level.undecided.startswith("the norm")
 
 
 def _coarse(ax: Axes, shares: pd.DataFrame) -> None:
-    """Plot the share of the growth that ⟨W, g/√v⟩ adds against the model (N2)."""
+    """Plot the share of the growth that ⟨W, g/√v⟩ adds against the model, as judged (N2)."""
+    ax.axvspan(-0.1, 0.1, color="0.9", lw=0, zorder=0)
     models = [model for model in MODEL_MARKERS if model in set(shares["model"])]
-    ax.axhspan(-0.1, 0.1, color="0.85", lw=0, zorder=0)
     for model, rows in by_model(shares):
-        _points(ax, [models.index(model)], [coarse_level(rows, model)], style.COLORS["measured"], MODEL_MARKERS[model])
-    ax.set_xticks(range(len(models)), models, rotation=30, ha="right", rotation_mode="anchor")
-    ylabel = r"growth by $\langle W, g/\sqrt{v}\rangle$"
-    ax.set(ylabel=ylabel, title="Assumption 2", xlim=(-0.5, len(models) - 0.5))
+        level = coarse_level(rows, model)
+        if _still(level) or not np.isfinite(level.estimate):
+            continue
+        look = {"color": style.COLORS["measured"], "marker": MODEL_MARKERS[model], "ms": 4, "mfc": "w"}
+        low, high = (level.low, level.high) if np.isfinite(level.low) else (level.estimate, level.estimate)
+        ends = [[level.estimate - low], [high - level.estimate]]
+        ax.errorbar(level.estimate, models.index(model), xerr=ends, lw=1, zorder=3, **look)
+    ax.axvline(0, color="0.7", lw=0.6, zorder=0)
+    ax.set_yticks(range(len(models)), models)
+    ax.set_ylim(len(models) - 0.5, -0.5)
+    ax.set(xlabel=r"share of the growth by $\langle W, g/\sqrt{v}\rangle$", title="Assumption 2 (N2)")
 
 
 def _cosines(ax: Axes, runs: pd.DataFrame) -> None:
     """Plot the cosines of weights and past gradients against the age of the gradient; random directions give 1 (N1)."""
-    cosines = runs[(runs["record"] == "cosine") & (runs["lag"] > 0) & (runs["model"] == MAIN_MODEL)]
-    scaled = cosines.assign(square=cosines["dimension"] * cosines["cosine"].astype(float) ** 2)
-    colors = sns.color_palette("viridis", cosines["beta1"].nunique() + 1)
-    for (gamma, records), color in zip(scaled.groupby("beta1"), colors, strict=False):
-        mean = records.groupby("lag")["square"].mean() ** 0.5
-        ax.plot(mean.index, mean, ".-", ms=4, lw=1, color=color, label=rf"$\gamma={gamma:g}$")
-    ax.axhline(1, color="0.3", ls=":", label="random")
-    ax.set(xlabel="age of gradient", ylabel=r"$\sqrt{d}$ × cosine, r.m.s.", title="Assumption 1")
-    _log_axis(ax)
+    cosines = of_main_model(runs[(runs["record"] == "cosine") & (runs["lag"] > 0)])
+    cosines = cosines.assign(square=cosines["dimension"] * cosines["cosine"].astype(float) ** 2)
+    means = (cosines.groupby(["beta1", "lag"])["square"].mean() ** 0.5).rename("cosine").reset_index()
+    sns.lineplot(
+        means, x="lag", y="cosine", hue=means["beta1"].map(str), palette="viridis", marker=".", mew=0, ms=7, ax=ax
+    )
+    ax.axhline(1, color="0.3", ls=":", lw=1)
+    ax.set(xlabel="age of the gradient in steps", ylabel=r"$\sqrt{d}$ × cosine, r.m.s.", title="Assumption 1 (N1)")
     ax.set_xscale("log")
-    ages = sorted(cosines["lag"].unique().astype(int))[::2]
+    _log_axis(ax)
+    ages = sorted(cosines["lag"].unique().astype(int))
     ax.set_xticks(ages, ages)
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.legend(loc="lower right", handlelength=1.2, labelspacing=0.15, borderpad=0, fontsize=5.5)
+    ax.xaxis.minorticks_off()
+    ax.annotate(
+        "random directions", (ages[-1], 1), (0, -9), textcoords="offset points", ha="right", fontsize=style.SMALL
+    )
+    handles = [
+        style.handle(rf"$\gamma={float(g):g}$", color=line.get_color())
+        for g, line in zip(sorted(means["beta1"].unique()), ax.lines, strict=False)
+    ]
+    ax.legend(handles=handles, loc="lower right", handlelength=1.2)
 
 
 def _path_ratios(ax: Axes, shares: pd.DataFrame) -> None:
     """Plot the path of the direction over the paper's against γ for the main model (N5)."""
-    gammas = _gammas(shares)
-    ax.axhspan(0.95, 1.05, color="0.85", lw=0, zorder=0)
+    ax.axhspan(0.95, 1.05, color="0.9", lw=0, zorder=0)
     ax.axhline(1, color=style.COLORS["paper"], ls="--", lw=1)
-    levels = [path_level(rows, "") for _, rows in by_gamma(of_main_model(shares))]
-    _points(ax, range(len(levels)), levels, style.COLORS["measured"], MODEL_MARKERS[MAIN_MODEL])
-    ax.set(ylabel="path / paper's path", title="direction")
-    _gamma_axis(ax, gammas)
+    rows = shares[np.isfinite(shares["path_ratio"])].assign(of="", memory=_memory(shares["beta1"]))
+    ax.set(xscale="log")
+    style.means(
+        ax,
+        rows,
+        "of",
+        {"": {"color": style.COLORS["measured"], "marker": "o"}},
+        x="memory",
+        y="path_ratio",
+        linestyle="none",
+    )
+    ax.set(ylabel="path of the direction / paper's", title=f"{MAIN_MODEL} (N5)")
+    _gamma_axis(ax, shares["beta1"])
 
 
-def _steady(ax: Axes, table: pd.DataFrame) -> None:
+def _steady(ax: Axes, runs: pd.DataFrame) -> None:
     """Plot ‖W‖² and angle per step in the steady state over the predictions of the inertial law against γ (N10)."""
-    runs = table[table["variant"] == "steady"]
-    gammas = _gammas(runs)
-    ax.axhspan(0.9, 1.1, color="0.85", lw=0, zorder=0)
-    norms, angles = zip(*((norm, angle) for _, norm, angle in steady_levels(table)), strict=True)
-    measured, x = style.COLORS["measured"], np.arange(len(gammas))
-    _points(ax, list(x - 0.12), norms, measured, "o")
-    _points(ax, list(x + 0.12), angles, measured, "o", mfc=measured)
-    ratio = runs.groupby("beta1")[["norm_paper", "norm_inertial", "angle_paper", "angle_inertial"]].first()
-    ax.plot(x, np.ones(len(x)), "-", color=style.COLORS["exact"], lw=1)
-    for part in ("norm", "angle"):
-        ax.plot(x, ratio[f"{part}_paper"] / ratio[f"{part}_inertial"], "--", color=style.COLORS["paper"], lw=1)
-    handles = [_marker(r"$\|W\|^2$", "o"), _marker("angle", "o", measured)]
-    ax.legend(handles=handles, loc="upper left", handlelength=0.6, labelspacing=0.15, borderpad=0, fontsize=6)
-    ax.set(ylabel="measured / predicted", title="steady state")
+    ax.axhspan(0.9, 1.1, color="0.9", lw=0, zorder=0)
+    ratios = {
+        "norm": runs["window_norm_sq"] / (runs["norm_inertial"] * runs["window_update_sq"]),
+        "angle": runs["angle"] / runs["angle_inertial"],
+    }
+    rows = pd.concat([runs[["beta1"]].assign(quantity=name, ratio=ratio) for name, ratio in ratios.items()])
+    rows = rows[np.isfinite(rows["ratio"])].assign(memory=lambda t: _memory(t["beta1"]))
+    ax.set(xscale="log")
+    style.means(ax, rows, "quantity", STEADY, x="memory", y="ratio", linestyle="none")
+    gamma = _smooth(runs["beta1"])
+    rates: Any = runs[["lr", "weight_decay"]].iloc[0].to_dict()
+    factor = theory.amplification(beta1=gamma, **rates)
+    angle = theory.steady_angular_step(**rates) / theory.steady_angular_step(beta1=gamma, **rates)
+    for ratio, law in ((1 / factor, "paper"), (angle, "paper"), (np.ones_like(gamma), "inertial")):
+        ax.plot(_memory(gamma), ratio, ls=LINES[law], color=LAWS[law]["color"], lw=1, zorder=4)
+    handles = [
+        style.handle(name, ls="", **STEADY[key]) for key, name in (("norm", r"$\|W\|^2$"), ("angle", "angle per step"))
+    ]
+    ax.legend(handles=handles, loc="lower left", handlelength=0.8)
+    ax.set(ylabel="measured / inertial law", title="steady state (N10)")
     _log_axis(ax)
-    _gamma_axis(ax, gammas)
+    _gamma_axis(ax, runs["beta1"])
 
 
-def _distances(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame) -> None:
+def _distances(ax: Axes, runs: pd.DataFrame, fixed: pd.DataFrame) -> None:
     """Plot the distance from AdamW during training: linear map, γ close to 0.9, least decay, means over seeds."""
-    shown = table[table["variant"] == "fixed_norm"]
-    model = "linear" if "linear" in set(shown["model"]) else shown["model"].iloc[0]
-    gamma, decay = _usual(_gammas(shown)), shown["weight_decay"].min()
-    chosen = shown[(shown["model"] == model) & (shown["beta1"] == gamma) & (shown["weight_decay"] == decay)]
+    model = "linear" if "linear" in set(fixed["model"]) else fixed["model"].iloc[0]
+    gamma, decay = _usual(fixed["beta1"]), fixed["weight_decay"].min()
+    chosen = fixed[(fixed["model"] == model) & (fixed["beta1"] == gamma) & (fixed["weight_decay"] == decay)]
     records = runs[runs["run"].isin(chosen["run"]) & (runs["step"] > 0)]
-    for name, (_, color, line) in OPTIMIZERS.items():
+    for name, look in OPTIMIZERS.items():
         mean = records[records["optimizer"] == name].groupby("step")["direction_distance"].mean()
-        ax.plot(mean.index, mean, color=color, ls=line)
+        ax.plot(mean.index, mean, color=look["color"], ls=look["linestyle"])
     ax.set(xlabel="step $n$", xlim=(0, records["step"].max()), ylabel="distance from AdamW")
     _log_axis(ax)
     ax.set_title(f"{model}, $\\gamma={gamma:g}$, $\\lambda={decay:g}$")
 
 
-def _distance_ratios(ax: Axes, table: pd.DataFrame) -> None:
-    """Plot the distance from AdamW over that of Adam against γ: markers by model, filled for the larger decay (N6, N9)."""
-    levels = list(distance_levels(table))
-    gammas, models = sorted({key[1] for key, *_ in levels}), list(dict.fromkeys(key[0] for key, *_ in levels))
-    decays = sorted({key[2] for key, *_ in levels})
-    width = 0.8 / (len(models) * len(decays))
-    ax.axhspan(0, 1, color="0.85", lw=0, zorder=0)
-    ax.axhline(1, color=OPTIMIZERS["adam"][1], ls=OPTIMIZERS["adam"][2], lw=1)
-    for (model, gamma, decay), *pair in levels:
-        slot = models.index(model) * len(decays) + decays.index(decay)
-        x = gammas.index(gamma) - 0.4 + width * (slot + 0.5)
-        for name, level in zip(("2adam", "2adam_inertial"), pair, strict=True):
-            _, color, *_ = OPTIMIZERS[name]
-            if name == "2adam_inertial" and gamma == 0:  # the same optimizer
-                continue
-            estimate, low, high = np.exp([level.estimate, level.low, level.high])
-            ratio = Level(float(estimate), float(low), float(high))
-            fill = color if decay == decays[-1] else "w"
-            _points(ax, [x], [ratio], color, MODEL_MARKERS[model], ms=3, mfc=fill)
-    ax.set(ylabel="distance / Adam's", title="fixed norms")
+def _faces(fixed: pd.DataFrame) -> dict[float, str | None]:
+    """Return the face of the markers by decay: filled for the largest."""
+    decays = sorted(fixed["weight_decay"].unique())
+    return {decay: None if decay == decays[-1] else "w" for decay in decays}
+
+
+def _distance_ratios(ax: Axes, fixed: pd.DataFrame) -> None:
+    """Plot the distance from AdamW over that of Adam against γ for one model, geometric means over seeds (N6, N9)."""
+    ax.axhspan(1e-9, 1, color="0.9", lw=0, zorder=0)
+    ax.axhline(1, color=OPTIMIZERS["adam"]["color"], ls=OPTIMIZERS["adam"]["linestyle"], lw=1)
+    rows = fixed.melt(
+        ["beta1", "weight_decay", "seed", "distance_adam"], ["distance_2adam", "distance_2adam_inertial"], "optimizer"
+    )
+    rows["optimizer"] = rows["optimizer"].str.removeprefix("distance_")
+    rows = rows[(rows["beta1"] > 0) | (rows["optimizer"] == "2adam")]  # at γ = 0 both are the same optimizer
+    rows = rows.assign(ratio=rows["value"] / rows["distance_adam"], memory=_memory(rows["beta1"]))
+    rows = rows[np.isfinite(rows["ratio"]) & (rows["ratio"] > 0)]
+    ax.set(xscale="log", yscale="log")
+    for i, (decay, face) in enumerate(_faces(fixed).items()):
+        own = rows[rows["weight_decay"] == decay]
+        own = own.assign(memory=own["memory"] * 1.15**i)
+        look: dict[str, Any] = {"markerfacecolor": face, "linestyle": "none"}
+        style.means(ax, own, "optimizer", OPTIMIZERS, x="memory", y="ratio", **look)
+    ax.set_ylabel("distance from AdamW / Adam's")
+    ax.set_ylim(0.5 * min(1, rows["ratio"].min()), None)
     _log_axis(ax)
-    _gamma_axis(ax, gammas)
+    _gamma_axis(ax, rows["beta1"])

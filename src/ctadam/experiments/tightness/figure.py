@@ -15,40 +15,58 @@ from ctadam.analysis import style
 from ctadam.storage.store import read_joined, read_runs
 from ctadam.theory import stability
 
-#: Legends that may cover points have an opaque background.
-_OVER_POINTS = {"handletextpad": 0.2, "frameon": True, "framealpha": 1, "edgecolor": "none"}
-_SETS = sns.color_palette("colorblind").as_hex()
+_COLORS = sns.color_palette("colorblind").as_hex()
+#: Colour and marker by the gradients of the runs, or by the model that is trained.
+LOOKS = {
+    "worst gradients": {"color": _COLORS[2], "marker": "o"},
+    "random gradients": {"color": _COLORS[1], "marker": "."},
+    "gradients that stop": {"color": "0.3", "marker": "X"},
+    "language model": {"color": _COLORS[4], "marker": "s"},
+    "quadratic": {"color": "0.65", "marker": "o"},
+    "paper's bound": {"color": style.COLORS["paper"], "marker": "d"},
+}
 
 
 def draw(results: str | Path) -> Figure:
     """Draw the figure from the tightness, growth and quadratic runs in the directory ``results`` (claims S7, S8, S13, K3)."""
     draws = read_joined(results, "tightness")
     stages = _with_unstable_stage(draws[draws["kind"] == "kadam"], results)
-    figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 4.6), layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(style.TEXT_WIDTH, 4.5), layout="constrained")
     _chosen(axes[0, 0], draws)
     _training(axes[0, 1], results)
     _wedge(axes[0, 2], draws[draws["kind"] == "wedge"])
     _edges(axes[1, 0], draws)
     _last(axes[1, 1], stages)
     _elsewhere(axes[1, 2], stages)
+    kinds = ("worst gradients", "random gradients", "gradients that stop")
+    handles = [style.handle(kind, ls="", mew=0, **LOOKS[kind]) for kind in kinds]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), markerscale=1.5, handletextpad=0.2)
     style.label_panels(axes.flat)
     sns.despine(figure)
     return figure
 
 
+def _points(ax: Axes, x: Any, y: Any, kind: str, **look: Any) -> None:
+    """Draw one point per run, with the look of its kind."""
+    options: dict[str, Any] = {"ms": 3, "mew": 0, "ls": "", "rasterized": True, **LOOKS[kind], **look}
+    ax.plot(x, y, **options)
+
+
+def _legend(ax: Axes, loc: Any) -> None:
+    """Draw a legend with an opaque background, because it may cover points."""
+    look: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}
+    ax.legend(loc=loc, markerscale=1.8, handletextpad=0.2, **look)
+
+
 def _chosen(ax: Axes, draws: pd.DataFrame) -> None:
-    """Plot the update over the exact bound at each draw's own step, for worst-case and random gradients."""
+    """Plot the update over the exact bound at each draw's own step, for worst-case and random gradients (S7)."""
     ratio, n1 = draws["update"] / draws["bound_exact"], draws["step"] + 1
-    for kind, name, color, marker in (("worst", "worst gradients", _SETS[0], "o"), ("random", "random", _SETS[1], ".")):
+    for kind in ("worst", "random"):
         chosen = draws["kind"] == kind
-        ax.plot(n1[chosen], ratio[chosen], marker, ms=2.5, mew=0, color=color, label=name, rasterized=True, alpha=0.5)
+        _points(ax, n1[chosen], ratio[chosen], f"{kind} gradients", ms=2)
     ax.axhline(1, color="0.5", lw=0.8, zorder=0)
     ax.set(xscale="log", yscale="log", ylim=(1e-3, 3), xlabel="step $n+1$", ylabel=r"$|u_n|$ / exact bound")
-    ax.set_title("chosen gradients")
-    legend = ax.legend(loc="lower left", markerscale=2, **_OVER_POINTS)
-    handles: Any = legend.legend_handles
-    for handle in handles:
-        handle.set_alpha(1)
+    ax.set_title("chosen gradients (S7)")
 
 
 def _training(ax: Axes, results: str | Path) -> None:
@@ -68,47 +86,42 @@ def _training(ax: Axes, results: str | Path) -> None:
     where = stability.stability_coefficient(beta1=quadratic["beta1"], beta2=quadratic["beta2"])
     low, high = c.min() - 0.01, c.max() + 0.01
     shown = (where >= low) & (where <= high)
-    look = {"ms": 2.5, "mew": 0, "color": _SETS[7], "rasterized": True}
-    ax.plot(where[shown], quadratic["ratio_late"][shown], ".", label="quadratic", **look)
-    ax.plot(c, closest, "o", ms=3.5, mfc="none", mew=0.9, color=_SETS[2], label="language model")
+    _points(ax, where[shown], quadratic["ratio_late"][shown], "quadratic", ms=1.2, label="quadratic")
+    _points(ax, c, closest, "language model", ms=2.5, label="language model")
     ax.axvline(0, color="0.7", lw=0.6, zorder=0)
     ax.axhline(1, color="0.5", lw=0.8, zorder=0)
-    ax.set(xlim=(low, high), ylim=(0, 1.03), xlabel=r"$C(\beta,\gamma)$", ylabel=r"late $\|u_n\|_\infty$ / exact bound")
-    ax.set_title("training runs")
-    ax.legend(loc="lower right", markerscale=1.6, **_OVER_POINTS)
+    ax.set(xlim=(low, high), ylim=(0, 1.05), xlabel=r"coefficient $C(\beta,\gamma)$")
+    ax.set(ylabel="late update / exact bound", title="training runs")
+    _legend(ax, "lower right")
 
 
 def _wedge(ax: Axes, draws: pd.DataFrame) -> None:
-    """Plot the worst-case update and the paper's bound between the laws, both divided by the limit of the exact bound."""
+    """Plot the worst-case update and the paper's bound between the laws, over the limit of the exact bound (S8)."""
     growth = -draws["C"] / 2 * (draws["step"] + 1)
-    for column, name, color, marker in (
-        ("bound_paper", "paper's bound", style.COLORS["paper"], "x"),
-        ("update", "worst gradients", _SETS[0], "o"),
-    ):
-        look = {"ms": 2.5, "mew": 0 if marker == "o" else 0.5, "color": color, "rasterized": True}
-        ax.plot(growth, draws[column] / draws["limit_exact"], marker, label=name, **look)
+    for column, kind in (("bound_paper", "paper's bound"), ("update", "worst gradients")):
+        _points(ax, growth, draws[column] / draws["limit_exact"], kind, label=kind if column == "bound_paper" else None)
     ax.axhline(1, color="0.5", lw=0.8, zorder=0)
-    ax.set(xscale="log", yscale="log", xlim=(1e-2, 2e3), ylim=(1e-3, 1e6), xlabel=r"paper's law: $n\,|C|/2$")
-    ax.set_ylabel(r"over the exact bound, $n\to\infty$")
-    ax.set_title(r"$C<0$, but $\gamma^2<\beta$")
-    ax.legend(loc="lower right", markerscale=1.5, handletextpad=0.2)
+    ax.set(xscale="log", yscale="log", xlim=(1e-2, 2e3), ylim=(1e-3, 1e6), xlabel="growth exponent $n|C|/2$")
+    ax.set(ylabel="$|u_n|$ or bound / exact limit", title=r"$C<0$, but $\gamma^2<\beta$ (S8)")
+    _legend(ax, "lower right")
 
 
 def _edges(ax: Axes, draws: pd.DataFrame) -> None:
-    """Plot the update of RMSprop under worst-case gradients, and of sign descent, with the bound 1/√(1−β)."""
-    for kind, name, color, marker in (("rmsprop", "RMSprop", _SETS[0], "o"), ("sign", "sign descent", _SETS[1], "*")):
+    """Plot the update of RMSprop under worst-case gradients, and of sign descent, with the bound 1/√(1−β) (S13)."""
+    kinds = (("rmsprop", "worst gradients", "RMSprop"), ("sign", "random gradients", "sign descent"))
+    for kind, gradients, name in kinds:
         rows = draws[draws["kind"] == kind]
-        look = {"ms": 3.5 if marker == "o" else 7, "mew": 0, "color": color}
-        ax.plot(1 - rows["beta2"], rows["update"], marker, label=name, **look)
+        star = {"marker": "*", "ms": 9, "zorder": 4} if kind == "sign" else {}
+        _points(ax, 1 - rows["beta2"], rows["update"], gradients, label=name, **star)
     rest = np.geomspace((1 - draws.loc[draws["kind"] == "rmsprop", "beta2"]).min(), 1, 101)
     look = {"color": style.COLORS["exact"], "lw": 0.9, "zorder": 3}
     ax.plot(rest, rest**-0.5, style.LINES["exact"], label=r"$1/\!\sqrt{1-\beta}$", **look)
-    ax.set(xscale="log", yscale="log", xlabel=r"$1-\beta$", ylabel="$|u_n|$", yticks=(1, 2, 5, 10))
+    ax.set(xscale="log", yscale="log", xlabel=r"$1-\beta$", ylabel="update $|u_n|$", yticks=(1, 2, 5, 10))
     ax.yaxis.set_major_formatter("{x:g}")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_minor_formatter(NullFormatter())
-    ax.set_title(r"edge $\gamma=0$")
-    ax.legend(loc="upper right", handletextpad=0.4)
+    ax.set_title(r"edge $\gamma=0$ (S13)")
+    ax.legend(loc="lower left", handletextpad=0.4)
 
 
 def _with_unstable_stage(draws: pd.DataFrame, results: str | Path) -> pd.DataFrame:
@@ -123,31 +136,34 @@ def _with_unstable_stage(draws: pd.DataFrame, results: str | Path) -> pd.DataFra
 
 
 def _last(ax: Axes, draws: pd.DataFrame) -> None:
-    """Plot k-Adam's growth rate after the gradients have stopped against the rate of the unstable stage, by its position."""
+    """Plot k-Adam's growth rate after the gradients have stopped against the rate of the unstable stage (K3)."""
     draws = draws[draws["rate"].notna()]
     last = draws["place"] == draws["k"]
-    for chosen, name, color, marker in ((last, "last", _SETS[0], "o"), (~last, "any other", _SETS[1], "x")):
-        look = {"ls": "none", "ms": 3, "mew": 0 if marker == "o" else 0.7, "color": color, "rasterized": True}
-        ax.plot(draws.loc[chosen, "own_rate"], draws.loc[chosen, "rate"], marker, label=name, **look)
+    for chosen, name, face in ((last, "last", None), (~last, "another", "w")):
+        look: dict[str, Any] = {
+            "mfc": face,
+            "mew": 0.6,
+            "marker": "o" if face is None else "s",
+            "label": f"{name} stage",
+        }
+        rows = draws[chosen]
+        _points(ax, rows["own_rate"], rows["rate"], "gradients that stop", **look)
     ends = np.array([0, draws["own_rate"].max()])
     look = {"color": style.COLORS["exact"], "lw": 0.9, "zorder": 3}
     ax.plot(ends, ends, style.LINES["exact"], label=r"$\ln\gamma/\!\sqrt{\beta}$", **look)
     ax.axhline(0, color="0.7", lw=0.6, zorder=0)
-    ax.set(xlabel=r"$\ln\gamma/\!\sqrt{\beta}$ of that stage", ylabel="growth rate of $|u^{(k)}_n|$")
-    ax.set_title("$k$-Adam: unstable stage is …")
-    ax.legend(loc="upper left", **_OVER_POINTS)
+    ax.set(xlabel=r"$\ln\gamma/\!\sqrt{\beta}$ of unstable stage", ylabel="growth rate of $|u^{(k)}_n|$")
+    ax.set_title("$k$-Adam, growth (K3)")
+    _legend(ax, "upper left")
 
 
 def _elsewhere(ax: Axes, draws: pd.DataFrame) -> None:
     """Plot k-Adam's update over the last stage's bound against the growth that an earlier, unstable stage alone would have."""
     draws = draws[draws["place"] != draws["k"]]
     ratio, growth = draws["update"] / draws["bound_exact"], draws["own_rate"] * (draws["step"] + 1)
-    for stops, name, color, marker in ((True, "gradients stop", _SETS[1], "x"), (False, "random", _SETS[7], "+")):
+    for stops, kind in ((True, "gradients that stop"), (False, "random gradients")):
         chosen = (draws["silent"] >= 0) == stops
-        look = {"ls": "none", "ms": 3, "mew": 0.7, "color": color, "rasterized": True}
-        ax.plot(growth[chosen], ratio[chosen], marker, label=name, **look)
+        _points(ax, growth[chosen], ratio[chosen], kind)
     ax.axhline(1, color="0.5", lw=0.8, zorder=0)
-    ax.set(yscale="log", xlabel=r"$n\ln\gamma/\!\sqrt{\beta}$ of that stage")
-    ax.set_ylabel(r"$|u^{(k)}_n|$ / bound of last stage")
-    ax.set_title("unstable stage not last")
-    ax.legend(loc="lower left", **_OVER_POINTS)
+    ax.set(yscale="log", xlabel=r"$n\ln\gamma/\!\sqrt{\beta}$ of unstable stage")
+    ax.set(ylabel=r"$|u^{(k)}_n|$ / last stage's bound", title="$k$-Adam, bound (K3)")
