@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from ctadam import cli
-from ctadam.artifact import figures, scales
+from ctadam.artifact import figures, reviewers, scales
 from ctadam.artifact import report as pages
 from ctadam.artifact.figures import FIGURES
 from ctadam.artifact.ledger import CLAIMS, read_ledger, sources_of_ledger
@@ -75,6 +75,7 @@ def test_times_and_sizes_are_those_of_the_provenance(checkout, monkeypatch):
 
 def test_the_command_renews_the_readme_between_its_marks(checkout, monkeypatch, readme):
     monkeypatch.setattr(pages, "figure_table", lambda root: "new")
+    monkeypatch.setattr(reviewers, "page", lambda root: "new")
     (checkout / "docs").mkdir()
     (checkout / "docs/scales.md").write_text(f"{scales.BEGIN}\n{scales.END}\n")
     assert cli.main(["docs"]) == 0

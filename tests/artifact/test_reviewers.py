@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from ctadam import cli
-from ctadam.artifact import report, reviewers
+from ctadam.artifact import report, reviewers, scales
 from ctadam.artifact.ledger import CLAIMS, read_ledger
 from ctadam.storage.provenance import sha256
 from ctadam.storage.store import checked_shards
@@ -66,7 +66,7 @@ def change_records(monkeypatch, change):
 
 def test_memory_and_machine_are_those_of_the_provenance(checkout, monkeypatch):
     machine = {"processor": "A 1", "cores": 3, "memory": 8 * 10**9}
-    change_records(monkeypatch, lambda record: record | {"max_rss": 2_340_000_000, "machine": machine, "wall_s": 90.0})
+    change_records(monkeypatch, lambda record: record | {"max_rss": 2_340_000_000, "machine": machine, "cpu_s": 90.0})
     page = reviewers.page(checkout, "smoke")
     assert "| machine | A 1, 3 cores, 8.0 GB |" in page and "`max_rss` in the provenance" in page
     assert "2.3 GB of memory per core" in page
@@ -95,6 +95,7 @@ def test_the_command_writes_the_page(checkout, monkeypatch):
     (checkout / "README.md").write_text(f"{report.BEGIN}\n{report.END}\n")
     monkeypatch.setattr(report, "figure_table", lambda root: "new")
     (checkout / "docs").mkdir()
+    (checkout / "docs/scales.md").write_text(f"{scales.BEGIN}\n{scales.END}\n")
     assert cli.main(["docs"]) == 0 and (checkout / "ARTIFACT.md").read_text() == "new"
 
 

@@ -55,7 +55,7 @@ def diverged(results, experiment, left):
 def test_runs_that_diverged_at_their_first_step_decide_nothing(root, tmp_path, experiment, left):
     results = root / "results/cached/laptop"
     table = diverged(results, experiment, left)
-    write_table(table, tmp_path / experiment / "shard-1-of-1.parquet", {"experiment": experiment})
+    write_table(table, tmp_path / experiment / "shard-1-of-1.parquet", {"experiment": experiment, "data": {}})
     for stage in ("predict", "measure"):
         assert cli.main([stage, experiment, str(tmp_path)]) == 0
     judged = ledger.judge(tmp_path, [experiment])

@@ -66,7 +66,7 @@ def test_the_largest_update_is_the_one_that_the_step_makes(path):
     kind, options = PATHS[path]
     params = parameters()
     lr = options.get("lr", 1e-2)
-    optimizer = kind([*params.items()], **{"lr": lr, **options})
+    optimizer = kind([*params.items()], **{"lr": lr, "weight_decay": 0.0, **options})
     logged = []
     with UpdateMonitor(optimizer, every=1, top=10, log=logged.append) as monitor:
         for step in range(8):

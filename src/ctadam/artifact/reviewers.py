@@ -150,7 +150,7 @@ def _runs_table(root: Path) -> list[str]:
                 "data": _distinct(name for record in records for name in record["data"]) or "none",
                 "date": _distinct(sorted(record["started"][:10] for record in records)),
                 "commit": _distinct(str(record.get("commit"))[:9] for record in records),
-                "time on one core": report.duration(sum(record["wall_s"] for record in records)),
+                "time on one core": report.duration(sum(report.seconds(record) for record in records)),
             }
         )
     header, *rows = ([key, *(column[key] for column in columns)] for key in columns[0])

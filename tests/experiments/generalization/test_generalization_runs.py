@@ -38,7 +38,7 @@ def test_every_pair_is_trained_at_every_rate_and_seed(scale):
     model = settings(scale)
     grid = runs.grid(model)
     assert not grid.duplicated(["task", "curve", "point", "lr", "seed"]).any()
-    for name, task in (("text", model.text), ("images", model.images)):
+    for name, task in (("text", model.text), ("images", model.images or model.photographs)):
         rows = grid[grid["task"] == name]
         assert (rows.groupby(["curve", "point"]).size() == len(model.seeds) * len(task.lrs)).all()
         assert (rows["steps"] == task.steps).all() and not task.steps % task.test_every
