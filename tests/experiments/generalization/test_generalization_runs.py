@@ -158,17 +158,21 @@ def test_written_measurements_are_those_of_the_written_runs(smoke):
 def test_figure_shows_both_tasks_curves_and_claims(smoke):
     with style.context():
         picture = figure.draw(smoke)
-        assert len(picture.axes) == 6
-        for normal, level, shares in (picture.axes[:3], picture.axes[3:]):
-            drawn = {line.get_marker(): len(line.get_xdata()) for line in normal.lines if line.get_marker() != "None"}
-            assert drawn == {"o": 8, "^": 8, "*": 1}  # the two choices of the learning rate, and the usual pair
-            inset = {line.get_marker(): line.get_xdata() for line in normal.child_axes[0].lines}
-            assert len(inset["o"]) == len(inset["^"]) < 8 and min(inset["o"]) > 0  # the points inside the region
-            assert [len(line.get_xdata()) for line in level.lines if line.get_marker() == "o"] == [3]
-            for ax in (normal, level):  # compared with itself the usual pair has no excess loss
-                assert [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "*"] == [0]
-            assert [text.get_text()[:2] for text in shares.get_yticklabels()] == ["G2", "G3", "G4"]
+        assert len(picture.axes) == 8
+        for normal, inside, level, shares in (picture.axes[:4], picture.axes[4:]):
+
+            def drawn(ax):
+                lines = {line.get_marker(): line.get_xdata() for line in ax.lines}
+                return {marker: lines[marker] for marker in ("o", "^", "*") if marker in lines}
+
+            # The two choices of the learning rate, the first with the usual pair among its points.
+            assert {marker: len(x) for marker, x in drawn(normal).items()} == {"o": 9, "^": 8, "*": 1}
+            assert {"o", "*"} == set(drawn(inside)) and 1 < len(drawn(inside)["o"]) < 9 and min(drawn(inside)["o"]) > 0
+            assert len(drawn(level)["o"]) == 3 and inside.get_ylim() == level.get_ylim()
+            for ax in (normal, inside, level):  # compared with itself the usual pair has no excess loss
+                assert {float(line.get_ydata()[0]) for line in ax.lines if line.get_marker() == "*"} == {0.0}
+            assert [text.get_text() for text in shares.get_yticklabels()] == list(figure.NAMES.values())
             assert sum(text.get_text() == "undecided" for text in shares.texts) == 3  # two seeds
-        assert picture.axes[2].get_xlim() == picture.axes[5].get_xlim()
-        assert len(picture.legends[0].get_texts()) == 5
+        assert picture.axes[3].get_xlim() == picture.axes[7].get_xlim()
+        assert len(picture.legends[0].get_texts()) == 4
         style.close(picture)
