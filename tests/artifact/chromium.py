@@ -6,11 +6,18 @@ import shutil
 import subprocess
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+
+
+def needs_chromium(test: Any) -> Any:
+    """Mark a test that starts Chromium, which takes seconds each time: it is slow, and skipped without Chromium."""
+    return pytest.mark.slow(pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")(test))
+
+
 #: Installed by `npm install --no-package-lock --prefix tests/browser`.
 AXE = Path(__file__).parents[1] / "browser/node_modules/axe-core/axe.min.js"
 needs_axe = pytest.mark.skipif(not AXE.exists(), reason="needs axe-core (tests/browser/package.json)")

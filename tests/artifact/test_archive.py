@@ -29,7 +29,8 @@ def unpacked(clone, tmp_path_factory):
     out = tmp_path_factory.mktemp("unpacked")
     path, _, _ = archive(clone, out)
     with tarfile.open(path) as tar:
-        tar.extractall(out, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later
+        tar.extractall(out)
     return out / NAME
 
 

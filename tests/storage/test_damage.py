@@ -193,7 +193,7 @@ def test_runs_with_different_parameters_raise(results):
 
 
 def test_edited_ledger_is_not_shown(tree):
-    from ctadam.artifact import report as pages
+    from ctadam.artifact.report import html as pages
 
     edit_a_value(claims.ledger_path(tree))
     assert any("claims.csv" in problem for problem in verify.damage(tree))

@@ -11,6 +11,7 @@ from ctadam.artifact.report.html import render
 from ctadam.errors import ArtifactError
 from ctadam.storage.manifest import MANIFEST, root
 from ctadam.storage.store import read_joined, read_runs
+from ctadam.storage.tables import sort_rows
 
 #: Pairs marked in the plane, in torch's order, and who uses them.
 COMMON_PAIRS = (
@@ -77,7 +78,7 @@ def growth_runs(results: str | Path, scale: str) -> list[dict[str, Any]]:
     table = read_joined(results, "growth")
     raw = read_runs(results, "growth")[["run", "step", "update_max"]].set_index("step")
     updates = dict(list(raw.groupby("run")["update_max"]))
-    groups = table.sort_values(["run"]).groupby(_SETTINGS, sort=False)
+    groups = sort_rows(table, ["run"]).groupby(_SETTINGS, sort=False)
     return [_row(group, updates[group["run"].iloc[0]], scale) for _, group in groups]
 
 
