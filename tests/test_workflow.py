@@ -398,6 +398,8 @@ def test_no_documented_command_changes_a_tracked_file(root, drawn_clone, tmp_pat
         program, *words = shlex.split(command)
         if any(word in command for word in ("promote", "scale=paper", "scale=desk")):
             continue
+        if re.fullmatch(r"snakemake fig\d+", command) and command != "snakemake fig2":
+            continue  # the same rules
         if program == "snakemake":
             at = words.index("--config") + 1 if "--config" in words else len(words)
             words[at:at] = ["scale=smoke"] if "--config" in words else ["--config", "scale=smoke"]
