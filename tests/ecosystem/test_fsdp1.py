@@ -35,7 +35,16 @@ def _train(rank, name, use_orig_params, options):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("use_orig_params", [False, True])
+@pytest.mark.parametrize(
+    "use_orig_params",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.xfail(strict=True, reason="with original parameters the resume fails for AdamW, too"),
+        ),
+    ],
+)
 @pytest.mark.parametrize(("name", "path"), [(ADAMW, "default"), (ONE, "default"), *((TWO, path) for path in PATHS)])
 def test_training_and_resume(processes, name, path, use_orig_params):
     """Flat and original parameters, whose storage is resized in every step, equal one process; also after a resume."""

@@ -408,9 +408,10 @@ class KAdam(Optimizer):
                 tensors.append(state[key])
         if not all_plain(params) and not group["differentiable"]:
             grads = [local(grad, like=param) for param, grad in zip(params, grads, strict=True)]
-            if self._update_hooks:
-                self._whole.update((id(local(param)), param) for param in params)
+            whole = params
             params, *averages = ([local(tensor) for tensor in tensors] for tensors in (params, *averages))
+            if self._update_hooks:
+                self._whole.update(zip(map(id, params), whole, strict=True))
         return StepTensors(params, grads, averages[::2], averages[1::2], steps)
 
     def _call_update_hooks(self, param: Tensor, update: Tensor) -> None:
@@ -639,6 +640,8 @@ def _accepted(group: dict[str, Any], saved: dict[str, Any], states: dict[Any, An
     if saved.get("amsgrad"):
         raise ValueError(AMSGRAD)
     keys = {key for index in saved["params"] for key in states.get(index) or ()} - {"step"}
+    if "k" in saved:  # wrappers, such as timm's Lookahead, keep tensors of their own there
+        keys = {key for key in keys if key.startswith("exp_avg")}
     saved_k = len(keys) // 2 or saved.get("k")
     ours = not keys or keys == {*state_keys(len(keys) // 2)} or keys == {"exp_avg_1", "exp_avg_sq_1"}
     # RAdam's state has the same names, but no `amsgrad` is among its options.
