@@ -25,7 +25,7 @@ def test_runs_made_again_are_the_shipped_ones(shipped, experiment):
 
 
 def test_a_scale_of_one_experiment_has_a_ledger_of_its_own(smoke, tmp_path):
-    """As `cifar_subset` has: derived, judged and verified by what lies there alone."""
+    """It is derived, judged and verified by what lies there alone."""
     results = tmp_path / "results"
     shutil.copytree(smoke / "k_sweep", results / "fresh/smoke/k_sweep")
     promote("smoke", results=results, experiments=["k_sweep"])

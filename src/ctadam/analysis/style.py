@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
@@ -167,27 +166,6 @@ def rates_axis(ax: Axes, rates: Iterable[float], label: str = r"learning rate $\
     ax.set(xscale="log", xlabel=label)
     ax.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
     ax.xaxis.minorticks_off()
-
-
-def coefficient_scale(low: float, high: float) -> tuple[ListedColormap, TwoSlopeNorm]:
-    """Return a colormap for C: purple below 0, orange above 0. It leaves out pale colours, in which lines would vanish.
-
-    Args:
-        low: smallest C, below 0.
-        high: largest C, above 0.
-
-    Returns:
-        ``(colormap, norm)`` with the hue changing at 0.
-    """
-    colors = mpl.colormaps["PuOr_r"]
-    halves = np.concatenate([colors(np.linspace(0.0, 0.34, 128)), colors(np.linspace(0.66, 1.0, 128))])
-    return ListedColormap(halves), TwoSlopeNorm(0.0, vmin=low, vmax=high)
-
-
-def paler(colormap: Colormap) -> ListedColormap:
-    """Return the colormap mixed with white, as a background for lines and text."""
-    colors = colormap(np.arange(colormap.N))
-    return ListedColormap(0.55 * colors + 0.45)
 
 
 @contextlib.contextmanager
